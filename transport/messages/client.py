@@ -1,0 +1,118 @@
+"""What do a client and the coordinator say to each other?
+
+A client sends `Submit` and gets any number of `Delta`, then exactly one `Done` or `Failed`, with the same `id`. Token
+indices of one request are contiguous and start at 0. A client that says nothing for the time in `Welcome` is taken for
+gone and its requests are cancelled, so it sends `Ping` when it has nothing else to say.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw, Struct
+
+from runtime.params import FinishReason, SamplingParams
+from runtime.stages import Ledger
+from runtime.tokens import TokenLogprobs
+from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Name, Reason, Seconds, TokenIds
+
+ClientRequestId = Annotated[str, Meta(min_length=1, max_length=64)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
+
+
+class ChatMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text
+
+
+class GenerateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Exactly one of the three prompts is given; `prompt_token_ids` go to the model as they are."""
+
+    prompt: Text | None = None
+    prompt_token_ids: TokenIds | None = None
+    messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=4096)] | None = None
+    model: Annotated[str, Meta(max_length=512)] | None = None  # None: whatever model is served
+    sampling: SamplingParams = SamplingParams()
+    timeout_s: Annotated[float, Meta(gt=0.0, le=86400.0)] | None = None
+
+
+# --- client -> coordinator -------------------------------------------------------------------------------------------
+
+
+class ClientHello(Message):
+    protocol: int
+
+
+class Submit(Message):
+    """`request` is decoded as a `GenerateRequest` on its own, so that a bad one fails one request and not the link."""
+
+    id: ClientRequestId
+    request: Raw
+
+
+class Cancel(Message):
+    id: ClientRequestId
+
+
+class Ping(Message):
+    pass
+
+
+ToCoordinator = ClientHello | Submit | Cancel | Ping
+
+# --- coordinator -> client -------------------------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    protocol: int
+    model: str
+    max_model_len: int
+    prefill_workers: Count
+    decode_workers: Count
+    client_timeout_s: Seconds
+
+
+class Goodbye(Message):
+    """The coordinator will not serve this client (for example: another protocol version)."""
+
+    reason: Reason
+
+
+class Delta(Message):
+    """Tokens `index` .. `index + len(token_ids) - 1` and the text that became certain with them.
+
+    Text is held back while it ends in half a code point or may be the start of a stop string, so it can lag the tokens.
+    """
+
+    id: ClientRequestId
+    index: Count
+    token_ids: TokenIds
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+class Done(Message):
+    """The end of a request. `text` is what was still held back. `stop_reason` is the stop string or stop token id."""
+
+    id: ClientRequestId
+    finish_reason: FinishReason
+    text: str
+    prompt_tokens: Count
+    completion_tokens: Count
+    ledger: Ledger
+    stop_reason: str | int | None = None
+
+
+class Failed(Message):
+    """The end of a request that could not be served. `code` says who has to change something."""
+
+    id: ClientRequestId
+    code: Literal["invalid_request", "model_not_found", "overloaded", "draining", "timeout", "worker_lost", "internal"]
+    message: Reason
+    param: str | None = None
+
+
+class Pong(Message):
+    pass
+
+
+ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong
+ClientName = Name

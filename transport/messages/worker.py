@@ -1,0 +1,202 @@
+"""What do a worker and the coordinator say to each other?
+
+A worker says `Loading` while it starts, then `Hello`, and is answered by `Welcome` or `Rejected`. After that every
+`Admit` ends in exactly one `Released` from its decode worker and every `Prefill` in exactly one `PrefillReleased`,
+whatever happens to the request, unless the worker itself is lost.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from runtime.params import FinishReason, SamplingParams
+from runtime.stages import DecodeStages, PrefillStages
+from runtime.tokens import SampledToken
+from transport.messages.common import (
+    Count,
+    Epoch,
+    KvPeer,
+    Message,
+    Name,
+    Reason,
+    RequestId,
+    Seconds,
+    TokenIds,
+    TransferId,
+)
+
+Role = Literal["prefill", "decode"]
+
+
+class ModelInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the coordinator has to know of the model; equal on all workers of a cell."""
+
+    name: Annotated[str, Meta(max_length=512)]
+    vocab_size: Count
+    max_model_len: Count
+    eos_token_ids: tuple[int, ...]
+
+
+class PoolInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worker's KV pool. Only equal fingerprints may exchange pages."""
+
+    fingerprint: Annotated[str, Meta(max_length=256)]
+    page_tokens: Annotated[int, Meta(ge=1, le=4096)]
+    page_bytes: Count
+    total_pages: Count
+
+
+# --- worker -> coordinator -------------------------------------------------------------------------------------------
+
+
+class Loading(Message):
+    """Where a starting worker is, for the launcher's progress display. `fraction` is None where it is not known."""
+
+    worker_id: Name
+    stage: Annotated[str, Meta(max_length=200)]
+    fraction: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+
+
+class Hello(Message):
+    protocol: int
+    role: Role
+    peer: KvPeer
+    pool: PoolInfo
+    model: ModelInfo
+    max_batch: Count  # requests that one decode step or prefill batch can hold
+    pid: Count
+
+
+class Heartbeat(Message):
+    """Liveness, and what the conservation invariant needs: free + reserved + quarantined = total."""
+
+    free_pages: Count
+    reserved_pages: Count
+    quarantined_pages: Count
+    running: Count
+    waiting: Count
+
+
+class SelfTestDone(Message):
+    """The prefill side's report of a `SelfTest`; `error` when no byte got through."""
+
+    transfer_id: TransferId
+    peer_id: Name
+    transport: Annotated[str, Meta(max_length=200)]
+    gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)]
+    memcpy_gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)]
+    error: Reason | None = None
+
+
+class Prefilled(Message):
+    """Token 1, straight to the client; the hand-off of the pages may still be under way."""
+
+    request_id: RequestId
+    token: SampledToken
+    finish: FinishReason | None  # set when token 1 is also the last
+
+
+class PrefillReleased(Message):
+    """The prefill worker has let go of a request: its pages are free again or quarantined."""
+
+    request_id: RequestId
+    quarantined_pages: Count
+    stages: PrefillStages | None
+    error: Reason | None = None  # why the prefill or its transfer failed; None also for a cancelled one
+
+
+class TokenStep(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """One request's token of one decode step; `index` counts from 0 at token 1."""
+
+    request_id: int
+    index: int
+    token: SampledToken
+    finish: FinishReason | None = None
+
+
+class Tokens(Message):
+    """One message per decode step, for the whole batch."""
+
+    steps: tuple[TokenStep, ...]
+
+
+class Released(Message):
+    """The decode worker has let go of a request: `quarantined_pages` of its pages did not come back."""
+
+    request_id: RequestId
+    quarantined_pages: Count
+    stages: DecodeStages | None
+    error: Reason | None = None  # why it failed; None for a finished or cancelled one
+
+
+ToCoordinator = Loading | Hello | Heartbeat | SelfTestDone | Prefilled | PrefillReleased | Tokens | Released
+
+# --- coordinator -> worker -------------------------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    """`heartbeat_s`: how often to beat; `timeout_s`: after how long without a word each side takes the other for gone."""
+
+    coordinator_epoch: Epoch
+    heartbeat_s: Seconds
+    timeout_s: Seconds
+
+
+class Rejected(Message):
+    reason: Reason
+
+
+class Beat(Message):
+    """The coordinator's heartbeat, so that a worker notices its loss."""
+
+
+class SelfTest(Message):
+    """Move `pages` pages once from the prefill worker to the decode worker, over the path that requests will take."""
+
+    transfer_id: TransferId
+    peer: KvPeer
+    pages: Annotated[int, Meta(ge=1, le=1 << 20)]
+
+
+class Prefill(Message):
+    """Compute a prompt; hand its pages to `peer` under `transfer_id`, or keep them (`peer` None) when token 1 is all."""
+
+    request_id: RequestId
+    transfer_id: TransferId
+    peer: KvPeer | None
+    prompt: TokenIds
+    sampling: SamplingParams
+
+
+class Admit(Message):
+    """Reserve `pages` pages, receive the prompt's KV from `peer` under `transfer_id`, then decode from token 2 on.
+
+    Token 1 comes with the end of the transfer; decode never computes it again.
+    """
+
+    request_id: RequestId
+    transfer_id: TransferId
+    peer: KvPeer
+    prompt: TokenIds
+    sampling: SamplingParams
+    pages: Annotated[int, Meta(ge=1, lt=1 << 31)]
+
+
+class CancelRequest(Message):
+    """Stop computing this request; never a transfer. Unknown ids are ignored: the request may just have ended."""
+
+    request_id: RequestId
+
+
+class PeerGone(Message):
+    """This incarnation of a worker is dead: its transfers will not go on."""
+
+    worker_id: Name
+    epoch: Epoch
+
+
+class Shutdown(Message):
+    """End the process in good order; sent when nothing is in flight any more."""
+
+
+ToWorker = Welcome | Rejected | Beat | SelfTest | Prefill | Admit | CancelRequest | PeerGone | Shutdown
