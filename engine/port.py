@@ -10,6 +10,7 @@ from typing import Protocol
 
 from engine.layout import KvLayout
 from runtime.buffers import Region
+from runtime.description import ModelInfo, PoolInfo
 from runtime.params import SamplingParams
 from runtime.tokens import SampledToken
 
@@ -83,3 +84,21 @@ class EnginePort(Protocol):
     def memcpy_gigabytes_per_s(self) -> float:
         """The rate of one copy inside the pool's memory, measured now: what a transfer is compared with."""
         ...
+
+
+def model_info(engine: EnginePort) -> ModelInfo:
+    return ModelInfo(
+        name=engine.model_name,
+        vocab_size=engine.vocab_size,
+        max_model_len=engine.max_model_len,
+        eos_token_ids=engine.eos_token_ids,
+    )
+
+
+def pool_info(engine: EnginePort) -> PoolInfo:
+    return PoolInfo(
+        fingerprint=engine.layout.fingerprint,
+        page_tokens=engine.layout.page_tokens,
+        page_bytes=engine.layout.page_bytes,
+        total_pages=engine.total_pages,
+    )

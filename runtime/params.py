@@ -28,7 +28,9 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     top-p, min-p, draw. `temperature` 0 is greedy.
     """
 
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)] | None = None  # None: as many as the context has room for
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)] | None = (
+        None  # None: as many as the context has room for
+    )
     min_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS_LIMIT)] = 0
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] = 1.0
     top_k: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0  # 0: off

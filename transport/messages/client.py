@@ -12,8 +12,11 @@ from msgspec import Meta, Raw, Struct
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
-from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Name, Reason, Seconds, TokenIds
+from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Reason, Seconds, TokenIds
 
+FailureCode = Literal[
+    "invalid_request", "model_not_found", "overloaded", "draining", "timeout", "worker_lost", "internal"
+]
 ClientRequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
@@ -37,22 +40,22 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 # --- client -> coordinator -------------------------------------------------------------------------------------------
 
 
-class ClientHello(Message):
+class ClientHello(Message, frozen=True):
     protocol: int
 
 
-class Submit(Message):
+class Submit(Message, frozen=True):
     """`request` is decoded as a `GenerateRequest` on its own, so that a bad one fails one request and not the link."""
 
     id: ClientRequestId
     request: Raw
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True):
     id: ClientRequestId
 
 
-class Ping(Message):
+class Ping(Message, frozen=True):
     pass
 
 
@@ -61,7 +64,7 @@ ToCoordinator = ClientHello | Submit | Cancel | Ping
 # --- coordinator -> client -------------------------------------------------------------------------------------------
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     protocol: int
     model: str
     max_model_len: int
@@ -70,13 +73,13 @@ class Welcome(Message):
     client_timeout_s: Seconds
 
 
-class Goodbye(Message):
+class Goodbye(Message, frozen=True):
     """The coordinator will not serve this client (for example: another protocol version)."""
 
     reason: Reason
 
 
-class Delta(Message):
+class Delta(Message, frozen=True):
     """Tokens `index` .. `index + len(token_ids) - 1` and the text that became certain with them.
 
     Text is held back while it ends in half a code point or may be the start of a stop string, so it can lag the tokens.
@@ -89,7 +92,7 @@ class Delta(Message):
     logprobs: tuple[TokenLogprobs, ...] | None = None
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """The end of a request. `text` is what was still held back. `stop_reason` is the stop string or stop token id."""
 
     id: ClientRequestId
@@ -101,18 +104,17 @@ class Done(Message):
     stop_reason: str | int | None = None
 
 
-class Failed(Message):
+class Failed(Message, frozen=True):
     """The end of a request that could not be served. `code` says who has to change something."""
 
     id: ClientRequestId
-    code: Literal["invalid_request", "model_not_found", "overloaded", "draining", "timeout", "worker_lost", "internal"]
+    code: FailureCode
     message: Reason
     param: str | None = None
 
 
-class Pong(Message):
+class Pong(Message, frozen=True):
     pass
 
 
 ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong
-ClientName = Name

@@ -16,7 +16,8 @@ MAX_MESSAGE_BYTES = 64 << 20
 """Larger than the longest prompt as token ids; ZeroMQ drops what is larger before we see it."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Reason = Annotated[str, Meta(max_length=2000)]
+MAX_REASON_CHARS = 2000
+Reason = Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 48)]
 Epoch = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]

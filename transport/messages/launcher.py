@@ -13,19 +13,19 @@ from transport.messages.worker import Role
 # --- launcher -> coordinator -----------------------------------------------------------------------------------------
 
 
-class LauncherHello(Message):
+class LauncherHello(Message, frozen=True):
     protocol: int
     prefill_workers: Count
     decode_workers: Count
 
 
-class WorkerExited(Message):
+class WorkerExited(Message, frozen=True):
     """A worker process has ended, however it ended; its transfers can be settled."""
 
     worker_id: Name
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """Accept no new request, finish the ones in flight, then say `Drained`."""
 
 
@@ -34,7 +34,7 @@ ToCoordinator = LauncherHello | WorkerExited | Drain
 # --- coordinator -> launcher -----------------------------------------------------------------------------------------
 
 
-class WorkerProgress(Message):
+class WorkerProgress(Message, frozen=True):
     worker_id: Name
     stage: Annotated[str, Meta(max_length=200)]
     fraction: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
@@ -60,7 +60,7 @@ class LinkSummary(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     slow: bool
 
 
-class ClusterReady(Message):
+class ClusterReady(Message, frozen=True):
     """Every expected worker serves and every pair is connected."""
 
     model: str
@@ -69,22 +69,22 @@ class ClusterReady(Message):
     links: tuple[LinkSummary, ...]
 
 
-class WorkerRejected(Message):
+class WorkerRejected(Message, frozen=True):
     worker_id: Name
     reason: Reason
 
 
-class WorkerExpired(Message):
+class WorkerExpired(Message, frozen=True):
     """This worker has not spoken for too long: the launcher kills it, so that it cannot come back as a zombie."""
 
     worker_id: Name
 
 
-class DrainProgress(Message):
+class DrainProgress(Message, frozen=True):
     in_flight: Count
 
 
-class Drained(Message):
+class Drained(Message, frozen=True):
     pass
 
 

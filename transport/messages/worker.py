@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from runtime.description import ModelInfo, PoolInfo
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, PrefillStages
 from runtime.tokens import SampledToken
@@ -28,28 +29,10 @@ from transport.messages.common import (
 Role = Literal["prefill", "decode"]
 
 
-class ModelInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the coordinator has to know of the model; equal on all workers of a cell."""
-
-    name: Annotated[str, Meta(max_length=512)]
-    vocab_size: Count
-    max_model_len: Count
-    eos_token_ids: tuple[int, ...]
-
-
-class PoolInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A worker's KV pool. Only equal fingerprints may exchange pages."""
-
-    fingerprint: Annotated[str, Meta(max_length=256)]
-    page_tokens: Annotated[int, Meta(ge=1, le=4096)]
-    page_bytes: Count
-    total_pages: Count
-
-
 # --- worker -> coordinator -------------------------------------------------------------------------------------------
 
 
-class Loading(Message):
+class Loading(Message, frozen=True):
     """Where a starting worker is, for the launcher's progress display. `fraction` is None where it is not known."""
 
     worker_id: Name
@@ -57,7 +40,7 @@ class Loading(Message):
     fraction: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     protocol: int
     role: Role
     peer: KvPeer
@@ -67,7 +50,7 @@ class Hello(Message):
     pid: Count
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     """Liveness, and what the conservation invariant needs: free + reserved + quarantined = total."""
 
     free_pages: Count
@@ -77,18 +60,17 @@ class Heartbeat(Message):
     waiting: Count
 
 
-class SelfTestDone(Message):
-    """The prefill side's report of a `SelfTest`; `error` when no byte got through."""
+class SelfTestDone(Message, frozen=True):
+    """Each side's report of a `SelfTest`, when its pages are free again; only the prefill side measures."""
 
     transfer_id: TransferId
-    peer_id: Name
-    transport: Annotated[str, Meta(max_length=200)]
-    gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)]
-    memcpy_gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)]
     error: Reason | None = None
+    transport: Annotated[str, Meta(max_length=200)] = ""
+    gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+    memcpy_gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
 
 
-class Prefilled(Message):
+class Prefilled(Message, frozen=True):
     """Token 1, straight to the client; the hand-off of the pages may still be under way."""
 
     request_id: RequestId
@@ -96,7 +78,7 @@ class Prefilled(Message):
     finish: FinishReason | None  # set when token 1 is also the last
 
 
-class PrefillReleased(Message):
+class PrefillReleased(Message, frozen=True):
     """The prefill worker has let go of a request: its pages are free again or quarantined."""
 
     request_id: RequestId
@@ -114,13 +96,13 @@ class TokenStep(Struct, frozen=True, array_like=True, forbid_unknown_fields=True
     finish: FinishReason | None = None
 
 
-class Tokens(Message):
+class Tokens(Message, frozen=True):
     """One message per decode step, for the whole batch."""
 
     steps: tuple[TokenStep, ...]
 
 
-class Released(Message):
+class Released(Message, frozen=True):
     """The decode worker has let go of a request: `quarantined_pages` of its pages did not come back."""
 
     request_id: RequestId
@@ -134,23 +116,23 @@ ToCoordinator = Loading | Hello | Heartbeat | SelfTestDone | Prefilled | Prefill
 # --- coordinator -> worker -------------------------------------------------------------------------------------------
 
 
-class Welcome(Message):
-    """`heartbeat_s`: how often to beat; `timeout_s`: after how long without a word each side takes the other for gone."""
+class Welcome(Message, frozen=True):
+    """`heartbeat_s`: how often to beat; `timeout_s`: the silence after which each side takes the other for gone."""
 
     coordinator_epoch: Epoch
     heartbeat_s: Seconds
     timeout_s: Seconds
 
 
-class Rejected(Message):
+class Rejected(Message, frozen=True):
     reason: Reason
 
 
-class Beat(Message):
+class Beat(Message, frozen=True):
     """The coordinator's heartbeat, so that a worker notices its loss."""
 
 
-class SelfTest(Message):
+class SelfTest(Message, frozen=True):
     """Move `pages` pages once from the prefill worker to the decode worker, over the path that requests will take."""
 
     transfer_id: TransferId
@@ -158,8 +140,8 @@ class SelfTest(Message):
     pages: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
-class Prefill(Message):
-    """Compute a prompt; hand its pages to `peer` under `transfer_id`, or keep them (`peer` None) when token 1 is all."""
+class Prefill(Message, frozen=True):
+    """Compute a prompt; hand its pages to `peer` under `transfer_id`, or keep them (`peer` None) if token 1 is all."""
 
     request_id: RequestId
     transfer_id: TransferId
@@ -168,7 +150,7 @@ class Prefill(Message):
     sampling: SamplingParams
 
 
-class Admit(Message):
+class Admit(Message, frozen=True):
     """Reserve `pages` pages, receive the prompt's KV from `peer` under `transfer_id`, then decode from token 2 on.
 
     Token 1 comes with the end of the transfer; decode never computes it again.
@@ -182,20 +164,20 @@ class Admit(Message):
     pages: Annotated[int, Meta(ge=1, lt=1 << 31)]
 
 
-class CancelRequest(Message):
+class CancelRequest(Message, frozen=True):
     """Stop computing this request; never a transfer. Unknown ids are ignored: the request may just have ended."""
 
     request_id: RequestId
 
 
-class PeerGone(Message):
+class PeerGone(Message, frozen=True):
     """This incarnation of a worker is dead: its transfers will not go on."""
 
     worker_id: Name
     epoch: Epoch
 
 
-class Shutdown(Message):
+class Shutdown(Message, frozen=True):
     """End the process in good order; sent when nothing is in flight any more."""
 
 

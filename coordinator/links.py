@@ -1,0 +1,79 @@
+"""Which prefill worker may hand off to which decode worker?
+
+Pure; called by `coordinator.machine`. A pair becomes a link after pages of its real pools have travelled over the path
+that requests will take, twice: the first transfer warms the connection up, the second is measured and reported. The
+decode worker's pages for it are credits like any others, so a test can run beside requests.
+"""
+
+from coordinator.events import Tell
+from coordinator.state import CellState, LinkTest, WorkerRecord
+from transport.messages.worker import SelfTest, SelfTestDone
+
+SELF_TEST_BYTES = 16 << 20
+SLOW_LINK_RATIO = 0.1
+"""A link below this share of one memcpy is worth a loud warning: UCX has probably fallen back to TCP."""
+_ROUNDS = 2
+
+
+def start_missing(cell: CellState) -> list[Tell]:
+    """Start a test for every pair without a link, if the decode worker has pages for it now."""
+    under_way = {(test.prefill, test.decode) for test in cell.link_tests.values()}
+    told: list[Tell] = []
+    for prefill in cell.of_role("prefill"):
+        for decode in cell.of_role("decode"):
+            pair = (prefill.worker_id, decode.worker_id)
+            pages = _pages(prefill, decode)
+            missing = decode.worker_id not in prefill.links and pair not in under_way | cell.failed_links
+            if missing and pages <= decode.free_pages:
+                told += _start(cell, LinkTest(*pair, pages=pages, round=1))
+    return told
+
+
+def reported(cell: CellState, worker_id: str, report: SelfTestDone) -> list[Tell]:
+    """One side of a test is done. A failed test is started again by `start_missing`, after the next tick."""
+    test = cell.link_tests.get(report.transfer_id)
+    worker = cell.workers.get(worker_id)
+    if test is None or worker is None or worker.role not in test.waiting_for:
+        return []
+    test.waiting_for.discard(worker.role)
+    if worker.role == "decode":
+        worker.free_pages += test.pages
+    else:
+        test.measured = report
+    if test.waiting_for:
+        return []
+    del cell.link_tests[report.transfer_id]
+    if test.measured is None or test.measured.error is not None:
+        cell.failed_links.add((test.prefill, test.decode))
+        return []
+    if test.round < _ROUNDS:
+        return _start(cell, LinkTest(test.prefill, test.decode, test.pages, test.round + 1))
+    cell.workers[test.prefill].links[test.decode] = test.measured
+    return []
+
+
+def forget(cell: CellState, lost: str) -> None:
+    """A worker is gone: its links and tests go with it. The other side's report gives the pages of a test back."""
+    for worker in cell.workers.values():
+        worker.links.pop(lost, None)
+    for transfer_id, test in list(cell.link_tests.items()):
+        if lost == test.decode:
+            del cell.link_tests[transfer_id]
+        elif lost == test.prefill:
+            test.waiting_for.discard("prefill")
+
+
+def _start(cell: CellState, test: LinkTest) -> list[Tell]:
+    prefill, decode = cell.workers[test.prefill], cell.workers[test.decode]
+    transfer_id = cell.new_transfer_id()
+    cell.link_tests[transfer_id] = test
+    decode.free_pages -= test.pages
+    return [
+        Tell(decode.worker_id, SelfTest(transfer_id=transfer_id, peer=prefill.peer, pages=test.pages)),
+        Tell(prefill.worker_id, SelfTest(transfer_id=transfer_id, peer=decode.peer, pages=test.pages)),
+    ]
+
+
+def _pages(prefill: WorkerRecord, decode: WorkerRecord) -> int:
+    smaller = min(prefill.pool.total_pages, decode.pool.total_pages)
+    return max(1, min(SELF_TEST_BYTES // prefill.pool.page_bytes, smaller // 4))

@@ -1,0 +1,325 @@
+"""What does the coordinator do when something happens?
+
+Pure: `handle(event, now)` changes the state and returns actions; the shell (`coordinator.server`) executes them. The
+only code that changes a `Phase`, spends a credit or decides that a request is over. Called on the loop thread.
+
+What it guarantees, whatever the order of events (tests/property/test_machine.py):
+1. every `Submitted` leads to exactly one `Finish` or `Fail`, and to nothing for the client after it;
+2. the tokens of a request are emitted with contiguous indices from 0;
+3. free + spent + quarantined pages of a decode worker = its total;
+4. a request is forgotten only when no living worker holds anything of it.
+"""
+
+from coordinator import admission, links, routing
+from coordinator.admission import AdmissionLimits
+from coordinator.events import (
+    Action,
+    CancelAsked,
+    DecodeLetGo,
+    DrainAsked,
+    Emit,
+    Event,
+    Fail,
+    Finish,
+    FirstTokenMade,
+    PrefillLetGo,
+    SelfTested,
+    StopStringFound,
+    Submitted,
+    Tell,
+    Ticked,
+    TokensMade,
+    WorkerJoined,
+    WorkerLost,
+)
+from coordinator.state import CellState, Phase, RequestRecord, WorkerRecord
+from runtime.params import FinishReason
+from runtime.stages import Ledger
+from runtime.tokens import SampledToken
+from transport.messages.client import FailureCode
+from transport.messages.worker import Admit, CancelRequest, PeerGone, Prefill, TokenStep, ToWorker
+
+FINISH_GRACE_S = 1.0  # how long the last word to a client waits for the numbers of the workers
+_RATE_SMOOTHING = 0.3  # weight of the newest prompt in a prefill worker's measured rate
+
+
+class Machine:
+    """Owns `CellState`. One instance per coordinator."""
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self.cell = CellState()
+        self._limits = limits
+        self._actions: list[Action] = []
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Apply one event; the actions are to be executed in order."""
+        self._actions = []
+        match event:
+            case Submitted():
+                self._submitted(event, now)
+            case CancelAsked(request_id):
+                self._client_ends(request_id, FinishReason.CANCELLED, now)
+            case StopStringFound(request_id):
+                self._client_ends(request_id, FinishReason.STOP, now)
+            case WorkerJoined():
+                self._worker_joined(event)
+            case WorkerLost():
+                self._worker_lost(event)
+            case SelfTested(worker_id, report):
+                self._actions += links.reported(self.cell, worker_id, report)
+            case FirstTokenMade():
+                self._first_token(event, now)
+            case TokensMade(worker_id, steps):
+                for step in steps:
+                    self._decode_token(worker_id, step, now)
+            case PrefillLetGo():
+                self._prefill_let_go(event)
+            case DecodeLetGo():
+                self._decode_let_go(event)
+            case DrainAsked():
+                self.cell.draining = True
+            case Ticked():
+                self._expire(now)
+                self.cell.failed_links.clear()
+        self._actions += links.start_missing(self.cell)
+        self._dispatch(now)
+        return self._actions
+
+    # --- the client's side -------------------------------------------------------------------------------------------
+
+    def _submitted(self, event: Submitted, now: float) -> None:
+        record = RequestRecord(event.request_id, event.prompt, event.sampling, now, now + event.timeout_s)
+        self.cell.requests[event.request_id] = record
+        never = admission.never_fits(self.cell, len(record.prompt), record.max_tokens)
+        busy = admission.overload(self.cell, len(record.prompt), self._limits)
+        if self.cell.draining:
+            self._fail(record, "draining", "the server is shutting down and accepts no new requests")
+        elif never is not None:
+            self._fail(record, "invalid_request", never)
+        elif busy is not None:
+            self._fail(record, "overloaded", busy)
+        else:
+            self.cell.queue.append(record.request_id)
+
+    def _client_ends(self, request_id: int, reason: FinishReason, now: float) -> None:
+        record = self.cell.requests.get(request_id)
+        if record is None or record.phase is Phase.ENDED:
+            return
+        if record.phase is Phase.FINISHING:
+            if reason is FinishReason.STOP:
+                record.finish_reason = reason  # the last token completed a stop string
+            return
+        record.finish_reason, record.finished_at = reason, now
+        self._stop_computing(record)
+        self._finish(record)
+
+    def _expire(self, now: float) -> None:
+        for record in list(self.cell.requests.values()):
+            if record.phase is Phase.FINISHING:
+                if now - record.finished_at > FINISH_GRACE_S:
+                    self._finish(record)
+            elif record.phase is not Phase.ENDED and now >= record.deadline:
+                waited = now - record.submitted_at
+                self._fail(record, "timeout", f"not done after {waited:.1f} s (it was {record.phase})")
+
+    # --- the workers' side -------------------------------------------------------------------------------------------
+
+    def _worker_joined(self, event: WorkerJoined) -> None:
+        worker_id = event.peer.worker_id
+        if worker_id in self.cell.workers:
+            raise AssertionError(f"worker {worker_id} joined twice without being lost")
+        total = event.pool.total_pages
+        joined = WorkerRecord(worker_id, event.role, event.peer, event.pool, event.max_batch, free_pages=total)
+        self.cell.workers[worker_id] = joined
+
+    def _worker_lost(self, event: WorkerLost) -> None:
+        lost = self.cell.workers.pop(event.worker_id, None)
+        if lost is None:
+            return
+        links.forget(self.cell, event.worker_id)
+        for worker in self.cell.workers.values():
+            if worker.role != lost.role:
+                self._tell(worker, PeerGone(worker_id=event.worker_id, epoch=lost.peer.epoch))
+        for request_id in sorted(lost.requests):
+            record = self.cell.requests[request_id]
+            if lost.role == "prefill":
+                record.prefill_worker = None
+            else:
+                record.decode_worker = None
+            if record.phase.is_open and self._still_needs(record, lost):
+                what = f"the {lost.role} worker {event.worker_id} was lost while the request was {record.phase}"
+                self._fail(record, "worker_lost", f"{what} ({event.reason}); send it again")
+            self._settle(record)
+
+    def _still_needs(self, record: RequestRecord, lost: WorkerRecord) -> bool:
+        """A request that decodes has all its pages: the prefill worker owes it nothing but a message."""
+        return lost.role == "decode" or record.phase is not Phase.DECODING
+
+    def _first_token(self, event: FirstTokenMade, now: float) -> None:
+        record = self._held_by(event.request_id, event.worker_id)
+        if record is None:
+            return
+        self.cell.workers[event.worker_id].backlog_tokens -= len(record.prompt)
+        record.first_token_at = now
+        if not record.phase.is_open:
+            return
+        record.phase = Phase.HANDING_OFF
+        self._emit(record, event.token, event.finish, now)
+        while record.phase.is_open and record.next_index in record.early:
+            self._decode_token(record.decode_worker or "", record.early.pop(record.next_index), now)
+
+    def _decode_token(self, worker_id: str, step: TokenStep, now: float) -> None:
+        record = self._held_by(step.request_id, worker_id)
+        if record is None or not record.phase.is_open:
+            return  # decode had not heard of the end yet
+        if record.first_token_at is None:
+            record.early[step.index] = step  # it overtook token 1, which comes over another connection
+            return
+        if step.index != record.next_index:
+            raise AssertionError(f"request {step.request_id}: token {step.index}, but {record.next_index} is due")
+        if record.phase is Phase.HANDING_OFF:
+            record.handoff_gap_s = now - record.first_token_at
+            record.phase = Phase.DECODING
+        self._emit(record, step.token, step.finish, now)
+
+    def _prefill_let_go(self, event: PrefillLetGo) -> None:
+        record = self._held_by(event.request_id, event.worker_id)
+        if record is None:
+            return
+        worker = self.cell.workers[event.worker_id]
+        worker.requests.discard(event.request_id)
+        worker.quarantined_pages += event.quarantined_pages
+        record.prefill_worker = None
+        record.prefill_stages = event.stages
+        if record.first_token_at is None:
+            worker.backlog_tokens -= len(record.prompt)
+        if event.stages is not None and event.stages.compute_s > 0:
+            rate = len(record.prompt) / event.stages.compute_s
+            worker.tokens_per_s += (rate - worker.tokens_per_s) * (_RATE_SMOOTHING if worker.tokens_per_s else 1.0)
+        error = event.error
+        if error is None and record.phase is Phase.PREFILLING:
+            error = "it let go of the prompt without a token"
+        self._let_go(record, error, event.worker_id)
+
+    def _decode_let_go(self, event: DecodeLetGo) -> None:
+        record = self._held_by(event.request_id, event.worker_id)
+        if record is None:
+            return
+        worker = self.cell.workers[event.worker_id]
+        worker.requests.discard(event.request_id)
+        worker.quarantined_pages += event.quarantined_pages
+        worker.free_pages += record.pages - event.quarantined_pages
+        record.decode_worker = None
+        record.decode_stages = event.stages
+        error = event.error
+        if error is None and record.phase.is_open:
+            error = "it let go of the request before the last token"
+        self._let_go(record, error, event.worker_id)
+
+    def _let_go(self, record: RequestRecord, error: str | None, worker_id: str) -> None:
+        if error is not None and record.phase.is_open:
+            self._fail(record, "internal", f"worker {worker_id} could not go on: {error}")
+        self._settle(record)
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    def _dispatch(self, now: float) -> None:
+        """First come, first served: a request that does not fit holds up those behind it, so none starves."""
+        while self.cell.queue:
+            record = self.cell.requests[self.cell.queue[0]]
+            route = routing.choose(self.cell, record, self._limits)
+            if route is None:
+                return
+            self.cell.queue.popleft()
+            self._start(record, route, now)
+
+    def _start(self, record: RequestRecord, route: routing.Route, now: float) -> None:
+        """`Admit` and `Prefill` leave in the same step: only we spend credits, so nobody has to be asked."""
+        record.phase = Phase.PREFILLING
+        record.dispatched_at = now
+        record.transfer_id = self.cell.new_transfer_id()
+        prefill = self.cell.workers[route.prefill]
+        prefill.backlog_tokens += len(record.prompt)
+        prefill.requests.add(record.request_id)
+        record.prefill_worker = route.prefill
+        record.served_by = (route.prefill, route.decode or "")
+        common = {
+            "request_id": record.request_id,
+            "transfer_id": record.transfer_id,
+            "prompt": record.prompt,
+            "sampling": record.sampling,
+        }
+        decode = self.cell.workers[route.decode] if route.decode is not None else None
+        if decode is not None:
+            decode.free_pages -= route.pages
+            decode.requests.add(record.request_id)
+            record.decode_worker = route.decode
+            record.pages = route.pages
+            self._tell(decode, Admit(peer=prefill.peer, pages=route.pages, **common))  # type: ignore[arg-type]  # a dict
+        self._tell(prefill, Prefill(peer=decode.peer if decode else None, **common))  # type: ignore[arg-type]  # likewise
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def _emit(self, record: RequestRecord, token: SampledToken, finish: FinishReason | None, now: float) -> None:
+        self._actions.append(Emit(record.request_id, record.next_index, (token,)))
+        record.next_index += 1
+        if finish is not None:
+            record.phase = Phase.FINISHING
+            record.finish_reason, record.finished_at = finish, now
+
+    def _settle(self, record: RequestRecord) -> None:
+        """A worker has let go: say the last word if it was waiting for that, and forget what is over everywhere."""
+        if record.prefill_worker is not None or record.decode_worker is not None:
+            return
+        if record.phase is Phase.FINISHING:
+            self._finish(record)
+        elif record.phase is Phase.ENDED:
+            self.cell.requests.pop(record.request_id, None)
+
+    def _finish(self, record: RequestRecord) -> None:
+        if record.finish_reason is None:
+            raise AssertionError(f"request {record.request_id} finishes without a reason")
+        self._actions.append(Finish(record.request_id, record.finish_reason, _ledger(record)))
+        self._end(record)
+
+    def _fail(self, record: RequestRecord, code: FailureCode, message: str) -> None:
+        self._stop_computing(record)
+        self._actions.append(Fail(record.request_id, code, message))
+        self._end(record)
+
+    def _end(self, record: RequestRecord) -> None:
+        if record.phase is Phase.QUEUED and record.request_id in self.cell.queue:
+            self.cell.queue.remove(record.request_id)
+        record.phase = Phase.ENDED
+        record.early.clear()
+        self._settle(record)
+
+    def _stop_computing(self, record: RequestRecord) -> None:
+        """Both sides stop at their next step; a transfer under way goes on to its end (ADR-0004)."""
+        for worker_id in (record.prefill_worker, record.decode_worker):
+            if worker_id is not None:
+                self._tell(self.cell.workers[worker_id], CancelRequest(request_id=record.request_id))
+
+    # --- small change ------------------------------------------------------------------------------------------------
+
+    def _held_by(self, request_id: int, worker_id: str) -> RequestRecord | None:
+        """The request, if this worker really holds it; late words of a lost worker name requests it no longer holds."""
+        worker = self.cell.workers.get(worker_id)
+        return self.cell.requests.get(request_id) if worker is not None and request_id in worker.requests else None
+
+    def _tell(self, worker: WorkerRecord, message: ToWorker) -> None:
+        self._actions.append(Tell(worker.worker_id, message))
+
+
+def _ledger(record: RequestRecord) -> Ledger:
+    started = record.submitted_at
+    return Ledger(
+        queue_s=(record.dispatched_at or record.finished_at) - started,
+        first_token_s=(record.first_token_at or record.finished_at) - started,
+        handoff_gap_s=record.handoff_gap_s,
+        total_s=record.finished_at - started,
+        prefill=record.prefill_stages,
+        decode=record.decode_stages,
+        prefill_worker=record.served_by[0],
+        decode_worker=record.served_by[1],
+    )

@@ -1,0 +1,67 @@
+"""How does a decode worker process start?
+
+`python -m decode_worker CONFIG.json`, by the launcher or by hand.
+"""
+
+import asyncio
+import os
+
+from transport.kv import KvPort
+from transport.ucx import UcxWire
+
+from decode_worker.config import DecodeConfig
+from decode_worker.worker import DecodeWorker
+from engine.open import open_engine
+from engine.port import model_info, pool_info
+from engine.thread import EngineThread
+from runtime import config, logs, process
+from runtime.clock import SystemClock
+from transport.control import new_context
+from transport.membership import Membership
+from transport.messages.common import PROTOCOL_VERSION
+from transport.messages.worker import Hello
+
+
+async def _main(settings: DecodeConfig, stop: asyncio.Event) -> None:
+    clock = SystemClock()
+    context = new_context()
+    membership = Membership(context, settings.coordinator, settings.worker_id, clock)
+    thread = EngineThread()
+    engine = await open_engine(settings.engine, thread, membership.loading)
+    membership.loading("opening UCX")
+    kv = KvPort(
+        UcxWire(settings.run_dir),
+        worker_id=settings.worker_id,
+        epoch=process.new_epoch(),
+        fingerprint=engine.layout.fingerprint,
+        host_id=process.host_id(),
+        clock=clock,
+        timeout_s=settings.transfer_timeout_s,
+    )
+    worker = DecodeWorker(engine, thread, kv, membership, clock, settings)
+    hello = Hello(
+        protocol=PROTOCOL_VERSION,
+        role="decode",
+        peer=kv.peer,
+        pool=pool_info(engine),
+        model=model_info(engine),
+        max_batch=settings.max_batch,
+        pid=os.getpid(),
+    )
+    await worker.run(hello, stop)
+    kv.close()
+    membership.close()
+    context.term()
+    thread.close()
+
+
+def main() -> None:
+    settings = config.from_command_line(DecodeConfig)
+    logs.configure(settings.worker_id, settings.log_level)
+    process.die_with_parent(settings.parent_pid)
+    process.pin(settings.cores)
+    process.run(lambda stop: _main(settings, stop))
+
+
+if __name__ == "__main__":
+    main()

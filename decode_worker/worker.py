@@ -1,0 +1,196 @@
+"""How does a decode worker live?
+
+The I/O shell of `intake` (how a request gets in) and `running` (who is in the next step). One loop thread runs all of
+this and the KV port; one engine thread computes. The end of a transfer wakes the decode loop; nothing polls.
+
+Life of a request here: Admit received -> `_admit` reserves pages and posts receives -> `_take_in` waits and verifies
+-> `running.join` -> one token per step -> `_leave` -> Released. Cancel is legal at every arrow: before the pages are
+in, it waits for the transfer to settle; in a step, for the step to end.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from transport.kv import KvPort
+
+from decode_worker.config import DecodeConfig
+from decode_worker.intake import take_in
+from decode_worker.running import Running, RunningSequence, StopLimits, row
+from engine.pages import PageAllocator
+from engine.port import EnginePort
+from engine.thread import EngineThread
+from runtime import logs
+from runtime.clock import Clock
+from runtime.stages import DecodeStages
+from runtime.tokens import SampledToken
+from transport.membership import Membership
+from transport.messages.worker import (
+    Admit,
+    CancelRequest,
+    Heartbeat,
+    Hello,
+    PeerGone,
+    Released,
+    SelfTest,
+    SelfTestDone,
+    Tokens,
+    ToWorker,
+)
+
+_log = logs.get("decode")
+
+
+class DecodeWorker:
+    """Owns the sequences that decode here, their pages and the stop decision."""
+
+    def __init__(
+        self,
+        engine: EnginePort,
+        thread: EngineThread,
+        kv: KvPort,
+        membership: Membership,
+        clock: Clock,
+        config: DecodeConfig,
+    ) -> None:
+        self._engine = engine
+        self._kv = kv
+        self._membership = membership
+        self._thread = thread
+        self._clock = clock
+        self.pool = PageAllocator(engine.total_pages)
+        self._running = Running(config.max_batch, StopLimits(engine.eos_token_ids, engine.max_model_len))
+        self._arriving: dict[int, Admit] = {}
+        self._cancelled: set[int] = set()  # cancelled while their pages arrive
+        self._in_step: set[int] = set()
+        self._work = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+
+    async def run(self, hello: Hello, stop: asyncio.Event) -> None:
+        """Until the coordinator says Shutdown or `stop` is set. Anything that raises in here ends the process."""
+        async with self._tasks:
+            decode = self._tasks.create_task(self._decode(), name="decode")
+            await self._membership.serve(hello, self.on_message, self._heartbeat, stop)
+            decode.cancel()
+
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    def on_message(self, message: ToWorker) -> None:
+        match message:
+            case Admit():
+                self._admit(message)
+            case CancelRequest(request_id=request_id):
+                self._cancel(request_id)
+            case PeerGone(worker_id=worker_id, epoch=epoch):
+                self._kv.peer_gone(worker_id, epoch)
+            case SelfTest():
+                self._tasks.create_task(self._self_test(message))
+            case _:
+                raise AssertionError(f"a decode worker was sent {type(message).__name__}")
+
+    def _heartbeat(self) -> Heartbeat:
+        self.pool.check()
+        return Heartbeat(
+            free_pages=self.pool.free_pages,
+            reserved_pages=self.pool.reserved_pages,
+            quarantined_pages=self.pool.quarantined_pages,
+            running=len(self._running.sequences),
+            waiting=len(self._arriving),
+        )
+
+    def _admit(self, admit: Admit) -> None:
+        """The coordinator spends our pages, so the reservation cannot fail; if it does, an invariant is broken."""
+        pages = self.pool.reserve(admit.request_id, admit.pages)
+        self.pool.hold(admit.request_id)
+        self._arriving[admit.request_id] = admit
+        self._kv.connect(admit.peer)
+        self._tasks.create_task(self._take_in(admit, pages))
+
+    def _cancel(self, request_id: int) -> None:
+        if request_id in self._arriving:
+            self._cancelled.add(request_id)
+        elif request_id in self._in_step:
+            self._running.sequences[request_id].cancelled = True
+        else:
+            sequence = self._running.drop_cancelled(request_id)
+            if sequence is not None:
+                self._leave(sequence.request_id, sequence.stages())
+
+    # --- arriving ----------------------------------------------------------------------------------------------------
+
+    async def _take_in(self, admit: Admit, pages: tuple[int, ...]) -> None:
+        prompt_pages = pages[: self._engine.layout.pages_for(len(admit.prompt))]
+        inbound = self._kv.expect(admit.transfer_id, admit.peer, self._engine.regions(prompt_pages))
+        received = await take_in(admit, inbound, prompt_pages, self._engine, self._thread, self._clock)
+        del self._arriving[admit.request_id]
+        cancelled = admit.request_id in self._cancelled
+        self._cancelled.discard(admit.request_id)
+        if received.quarantine:
+            self.pool.quarantine(admit.request_id)
+        else:
+            self.pool.settle(admit.request_id)
+        if received.first_token is None or cancelled:
+            if received.error is not None and not cancelled:
+                _log.warning("hand-off failed", extra={"fields": {"request": admit.request_id, "why": received.error}})
+            stages = DecodeStages(intake_s=received.intake_s, verify_s=received.verify_s)
+            quarantined = len(pages) if received.quarantine else 0
+            self._leave(admit.request_id, stages, None if cancelled else received.error, quarantined)
+            return
+        self._running.join(
+            RunningSequence(
+                request=admit,
+                pages=pages,
+                output=[received.first_token],
+                intake_s=received.intake_s,
+                verify_s=received.verify_s,
+                joined_at=self._clock.now(),
+            )
+        )
+        self._work.set()
+
+    # --- decoding ----------------------------------------------------------------------------------------------------
+
+    async def _decode(self) -> None:
+        while True:
+            step = self._running.plan_step(self._clock.now())
+            if not step:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            self._in_step = {sequence.request_id for sequence in step}
+            tokens = await self._thread.run(_forward, self._engine, step)
+            self._in_step = set()
+            told, leaving = self._running.apply(step, tokens, self._clock.now())
+            if told:
+                self._membership.send(Tokens(steps=tuple(told)))
+            for sequence in leaving:
+                self._leave(sequence.request_id, sequence.stages())
+
+    def _leave(
+        self, request_id: int, stages: DecodeStages, error: str | None = None, quarantined_pages: int = 0
+    ) -> None:
+        self.pool.release(request_id)
+        self._membership.send(
+            Released(request_id=request_id, quarantined_pages=quarantined_pages, stages=stages, error=error)
+        )
+
+    async def _self_test(self, test: SelfTest) -> None:
+        """The receiving half of a self-test; the prefill worker measures it."""
+        owner = -test.transfer_id  # request ids are not negative
+        pages = self.pool.reserve(owner, test.pages)
+        self.pool.hold(owner)
+        self._kv.connect(test.peer)
+        outcome = await self._kv.expect(test.transfer_id, test.peer, self._engine.regions(pages)).settled()
+        if outcome.ok and await self._thread.run(self._engine.digest, pages) != outcome.digests:
+            raise AssertionError(f"the self-test from {test.peer.worker_id} arrived damaged")
+        if outcome.quarantine:
+            self.pool.quarantine(owner)
+        else:
+            self.pool.settle(owner)
+        self.pool.release(owner)
+        self._membership.send(SelfTestDone(transfer_id=test.transfer_id, error=None if outcome.ok else outcome.error))
+
+
+def _forward(engine: EnginePort, step: Sequence[RunningSequence]) -> list[SampledToken]:
+    """One decode step on the engine thread."""
+    tokens = engine.forward([row(sequence) for sequence in step])
+    return [token for token in tokens if token is not None]

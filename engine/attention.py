@@ -1,0 +1,191 @@
+"""How does a transformers model attend to a paged KV cache?
+
+`install` plugs `paged_attention` into a model through `transformers.AttentionInterface`; `logits` runs one step. The
+step travels as a keyword argument from the model's forward to every attention layer: no global, no state on modules.
+No mask function is registered under our name, so transformers builds no mask. Runs on the engine thread.
+
+Keys and values of the step are written to their slots first; then each group of rows (`engine.batch`) attends over its
+gathered pages with one call of scaled_dot_product_attention. A gather costs about a quarter of the attention it feeds
+and lets the fused kernels of any device do the rest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from engine.batch import ForwardBatch, Group, Window
+from engine.pool import KvPool, LayerCache
+
+NAME = "kvrelay_paged"
+_HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "output_attentions", "cache_position", "past_key_values"})
+
+
+class UnsupportedAttention(Exception):
+    """A layer asked for something that paged attention does not compute. It shows at the first forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class PagedLayer:
+    cache: LayerCache
+    window: Window
+
+
+def paged_layers(pool: KvPool, windows: Sequence[Window]) -> tuple[PagedLayer, ...]:
+    return tuple(PagedLayer(cache, window) for cache, window in zip(pool.layers(), windows, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class PagedStep:
+    """What one forward hands to its attention layers.
+
+    Attributes:
+        layers: one per layer of the model, by `layer_idx`.
+        scratch: [k|v, planes, plane], where a group's pages are gathered. One for all layers and groups: a fresh
+            tensor of this size would be page faults each time.
+    """
+
+    batch: ForwardBatch
+    layers: Sequence[PagedLayer]
+    scratch: Tensor
+
+
+def install(model: PreTrainedModel) -> None:
+    AttentionInterface.register(NAME, paged_attention)
+    model.set_attn_implementation(NAME)
+
+
+def logits(model: PreTrainedModel, layers: Sequence[PagedLayer], batch: ForwardBatch) -> Tensor:
+    """One forward of a model with paged attention; writes the step's keys and values.
+
+    Returns:
+        [samples, vocab] in the model's dtype, in the order of `batch.sampled`.
+
+    Raises:
+        UnsupportedAttention: the model's attention is not one that this module computes.
+    """
+    planes = layers[0].cache.key_planes
+    scratch = planes.new_empty((2, batch.gather_planes, planes.shape[1]))
+    output = model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        logits_to_keep=batch.sampled,
+        kvrelay_step=PagedStep(batch, layers, scratch),
+    )
+    return output.logits[0]
+
+
+def paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    kvrelay_step: PagedStep | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """The attention of one layer over one step, called by the model.
+
+    Args:
+        query: [1, heads, tokens, head_dim]; `key`, `value`: [1, kv_heads, tokens, head_dim], rotated already.
+
+    Returns:
+        [1, tokens, heads, head_dim], and no weights.
+    """
+    if kvrelay_step is None:
+        raise UnsupportedAttention("the model does not pass keyword arguments on to its attention")
+    layer = kvrelay_step.layers[module.layer_idx]
+    unknown = [k for k, given in others.items() if given is not None and given is not False and k not in _HARMLESS]
+    if unknown or attention_mask is not None:
+        raise UnsupportedAttention(f"its attention wants {unknown or 'a mask of its own'}")
+    if is_causal is False or not getattr(module, "is_causal", True):
+        raise UnsupportedAttention("its attention is not causal")
+    if key.shape != value.shape or key.shape[1] * key.shape[3] != layer.cache.key_rows.shape[1]:
+        raise UnsupportedAttention("what its cache keeps is not what it attends to")
+    if sliding_window != layer.window:
+        raise UnsupportedAttention(f"a layer attends over {sliding_window} tokens, its configuration says {layer.window}")
+    _write(layer.cache, kvrelay_step.batch.slots, key, value)
+    outputs = []
+    for group in kvrelay_step.batch.groups[layer.window]:
+        keys, values = _read(layer.cache, group, key, value, kvrelay_step.scratch)
+        queries = _queries(query, group, keys.shape[1])
+        attended = _attend(queries, keys, values, group, scaling, softcap)
+        outputs.append(_by_token(attended, group, query.shape[1]))
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+
+
+def _write(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None:
+    cache.key_rows.index_copy_(0, slots, key[0].transpose(0, 1).flatten(1))
+    cache.value_rows.index_copy_(0, slots, value[0].transpose(0, 1).flatten(1))
+
+
+def _read(cache: LayerCache, group: Group, key: Tensor, value: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """What a group attends to: two tensors [rows, kv_heads, keys, head_dim], views of the scratch or of the step."""
+    if group.planes is None:
+        return key[:, :, group.start : group.stop], value[:, :, group.start : group.stop]
+    kv_heads, head_dim = key.shape[1], key.shape[3]
+    gathered = scratch[:, : group.planes.shape[0]]
+    torch.index_select(cache.key_planes, 0, group.planes, out=gathered[0])
+    torch.index_select(cache.value_planes, 0, group.planes, out=gathered[1])
+    both = gathered.view(2, group.rows, -1, kv_heads, head_dim).transpose(2, 3)[:, :, :, group.keys]
+    return both[0], both[1]
+
+
+def _queries(query: Tensor, group: Group, kv_heads: int) -> Tensor:
+    """A chunk: [1, heads, tokens, head_dim]. Decode rows: [rows, kv_heads, heads per kv_head, head_dim].
+
+    The second form passes the heads that share a kv_head off as queries of it: no key is read twice. It is exact
+    because one token has no order to mask, and five times as fast as the plain form in bfloat16 on a CPU.
+    """
+    queries = query[:, :, group.start : group.stop]
+    if not group.is_decode:
+        return queries
+    return queries[0].transpose(0, 1).unflatten(1, (kv_heads, -1))
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, group: Group, scaling: float | None, softcap: float | None
+) -> Tensor:
+    if softcap is not None:
+        return _capped_attention(query, key, value, group, scaling, softcap)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=group.mask,
+        is_causal=group.is_causal,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _capped_attention(
+    query: Tensor, key: Tensor, value: Tensor, group: Group, scaling: float | None, softcap: float
+) -> Tensor:
+    """Attention whose scores pass through `softcap * tanh(score / softcap)` (Gemma 2, arXiv 2408.00118)."""
+    query = query.unflatten(1, (key.shape[1], -1))  # [rows, kv_heads, heads per kv_head, queries, head_dim]
+    key, value = key[:, :, None], value[:, :, None]
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = torch.tanh(scores / softcap) * softcap
+    if group.mask is not None:
+        scores += group.mask[:, :, None]
+    elif group.is_causal:
+        scores.masked_fill_(scores.new_ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return (weights @ value).flatten(1, 2)
+
+
+def _by_token(attended: Tensor, group: Group, heads: int) -> Tensor:
+    """The output of a group, [tokens, heads, head_dim]."""
+    if group.is_decode:
+        return attended.reshape(group.rows, heads, -1)
+    return attended[0].transpose(0, 1)

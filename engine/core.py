@@ -1,0 +1,157 @@
+"""How do rows become tokens?
+
+`open_engine` loads a model, refuses what it cannot serve exactly, and makes the pool; `TorchEngine` is the real
+`EnginePort`. Both run on the worker's engine thread (`engine.thread`). This is where inference mode is entered.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from engine import attention, support
+from engine.batch import BatchBuilder, Window
+from engine.config import EngineConfig
+from engine.layout import KvLayout
+from engine.loading import Progress, load, model_class, quiet_transformers, read_config
+from engine.pool import KvPool, UnusableMemory
+from engine.port import Row, SampleSpec
+from engine.sampling import sample
+from runtime.buffers import Region
+from runtime.params import SamplingParams
+from runtime.tokens import SampledToken
+
+_WARM_UP_TOKENS = 64
+
+
+class TorchEngine:
+    """A transformers model with paged attention over one pool of pages."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pool: KvPool,
+        windows: Sequence[Window],
+        model_name: str,
+        max_model_len: int,
+    ) -> None:
+        """`model` has paged attention installed, `windows` has one entry per layer."""
+        self.layout = pool.layout
+        self.total_pages = pool.total_pages
+        self.model_name = model_name
+        self.max_model_len = max_model_len
+        self.vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
+        self.eos_token_ids = _eos_token_ids(model)
+        self._model = model
+        self._pool = pool
+        self._layers = attention.paged_layers(pool, windows)
+        self._batches = BatchBuilder(pool.layout, frozenset(windows), model.device)
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[Row]) -> list[SampledToken | None]:
+        """See `EnginePort`. On return the pages of `rows` may be moved: their bytes are in memory.
+
+        Raises:
+            ValueError: a row does not fit its pages, a mistake of the caller.
+        """
+        batch = self._batches.build(rows)
+        self._pool.clear(batch.fresh_pages)
+        logits = attention.logits(self._model, self._layers, batch)
+        tokens = iter(sample(logits, batch.specs, self.eos_token_ids))
+        self._pool.synchronize()
+        return [next(tokens) if row.sample else None for row in rows]
+
+    def digest(self, pages: Sequence[int]) -> bytes:
+        return self._pool.digest(pages)
+
+    def regions(self, pages: Sequence[int]) -> tuple[Region, ...]:
+        return self._pool.regions(pages)
+
+    def memcpy_gigabytes_per_s(self) -> float:
+        return self._pool.memcpy_gigabytes_per_s()
+
+
+def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
+    """Load, check, allocate, warm up.
+
+    Raises:
+        LoadError: the model cannot be loaded.
+        UnsupportedModel: the engine would not serve it exactly.
+        UnusableMemory: the pool's memory could not be moved.
+    """
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    device = torch.device(cfg.device)
+    with quiet_transformers():
+        on_progress("reading the configuration", None)
+        config = read_config(cfg.model)
+        max_model_len = _max_model_len(cfg, config)
+        support.refuse_architecture(config, model_class(config), max_model_len)
+        model = load(cfg.model, cfg.dtype, device, cfg.load_format, cfg.seed, on_progress)
+        on_progress("checking paged attention against the model's own", None)
+        with torch.inference_mode():
+            geometry = support.probe(model)
+            layout = _layout(cfg, model, geometry)
+            support.verify(model, layout, geometry.windows)
+        on_progress("allocating pages", None)
+        pool = KvPool(layout, _total_pages(cfg, layout), device)
+        engine = TorchEngine(model, pool, geometry.windows, _model_name(cfg), max_model_len)
+        on_progress("warming up", None)
+        _warm_up(engine)
+    return engine
+
+
+def _max_model_len(cfg: EngineConfig, config: PreTrainedConfig) -> int:
+    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    lengths = [length for length in (context, cfg.max_model_len) if length is not None]
+    if not lengths:
+        raise support.UnsupportedModel("its configuration names no context length; give max_model_len")
+    return min(lengths)
+
+
+def _layout(cfg: EngineConfig, model: PreTrainedModel, geometry: support.Geometry) -> KvLayout:
+    weights = f" (random weights, seed {cfg.seed})" if cfg.load_format == "dummy" else ""
+    return KvLayout(
+        layers=len(geometry.windows),
+        page_tokens=cfg.page_tokens,
+        kv_heads=geometry.kv_heads,
+        head_dim=geometry.head_dim,
+        dtype=str(model.dtype).removeprefix("torch."),
+        dtype_bytes=model.dtype.itemsize,
+        model=_model_name(cfg) + weights,
+    )
+
+
+def _total_pages(cfg: EngineConfig, layout: KvLayout) -> int:
+    pages = cfg.pool_pages or (cfg.pool_bytes or 0) // layout.page_bytes
+    if pages == 0:
+        raise UnusableMemory(f"pool_bytes={cfg.pool_bytes} holds no page: one has {layout.page_bytes} bytes")
+    return pages
+
+
+def _model_name(cfg: EngineConfig) -> str:
+    """The hub id, or the name of the directory: the same on workers that keep the model in different places."""
+    path = Path(cfg.model)
+    return path.resolve().name if path.is_dir() else cfg.model
+
+
+def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    generation = getattr(model, "generation_config", None)
+    named = getattr(generation, "eos_token_id", None)
+    if named is None:
+        named = model.config.get_text_config(decoder=True).eos_token_id
+    if named is None:
+        return ()
+    return tuple(named) if isinstance(named, list) else (named,)
+
+
+def _warm_up(engine: TorchEngine) -> None:
+    """A prompt and a decode step: kernels are chosen and memory is touched before the first request pays for it."""
+    room = engine.total_pages * engine.layout.page_tokens
+    prompt = min(_WARM_UP_TOKENS, engine.max_model_len - 1, room - 1)
+    pages = range(engine.layout.pages_for(prompt + 1))
+    greedy = SamplingParams(temperature=0.0)
+    for tokens, start in ((prompt, 0), (1, prompt)):
+        if tokens:
+            engine.forward([Row([0] * tokens, start, pages, SampleSpec(greedy, 0, (), ()))])

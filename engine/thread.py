@@ -1,0 +1,26 @@
+"""How does the loop thread use the engine without waiting for it?
+
+One thread computes; the loop awaits. Everything that touches pages runs here, one call at a time, in the order of the
+calls. An exception reaches the caller, who ends the process: the engine's state is unknown after it (ADR-0008).
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class EngineThread:
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+    async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`fn(*args)` on the engine thread. Cancelling the await does not stop a call that has started."""
+        return await asyncio.wrap_future(self._executor.submit(fn, *args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for the running call; calls that have not started are cancelled."""
+        self._executor.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,210 @@
+"""What can be typed after `kvrelay`?
+
+Every command reads the environment and the command line here, and nothing below does.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import cyclopts
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+
+from launch import models
+from launch.ask import ask, show_stats
+from launch.cell import serve
+from launch.chat import chat_loop
+from launch.client import RequestFailed, ServerUnreachable, StreamingClient
+from launch.config import CellOptions, Dtype, LoadFormat
+from launch.display import CellDisplay
+from launch.errors import ModelUnavailable
+from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
+from launch.supervisor import CellFailed
+from runtime.params import SamplingParams
+
+app = cyclopts.App(
+    name="kvrelay",
+    help="A disaggregated prefill/decode LLM server: prefill workers compute prompts, their KV caches travel over UCX "
+    "to decode workers, and tokens stream back.",
+)
+model_app = cyclopts.App(name="model", help="The models on this machine.")
+app.command(model_app)
+
+Name = Annotated[str, Parameter(help="Name of the cell; several can run side by side.")]
+
+
+@app.command
+def up(  # noqa: PLR0913 - the flags of the server
+    *,
+    model: Annotated[
+        str, Parameter(help="`smollm2-135m-instruct` (fetched once), a hub id, or a local Hugging Face directory.")
+    ] = models.DEFAULT_MODEL,
+    prefill: Annotated[int, Parameter(help="Prefill workers.")] = 1,
+    decode: Annotated[int, Parameter(help="Decode workers.")] = 1,
+    device: Annotated[
+        str, Parameter(help="`cpu`, `cuda:0`, or a comma-separated list: prefill workers first, then decode workers.")
+    ] = "cpu",
+    dtype: Annotated[
+        Dtype, Parameter(help="Weights and KV cache; `auto` is float32 on a CPU and the model's own type on CUDA.")
+    ] = "auto",
+    load_format: Annotated[
+        LoadFormat, Parameter(help="`dummy` fills the architecture with seeded random weights, for benchmarks.")
+    ] = "auto",
+    prefill_kv_tokens: Annotated[int, Parameter(help="Tokens that the KV pool of a prefill worker holds.")] = 8192,
+    decode_kv_tokens: Annotated[int, Parameter(help="Tokens that the KV pool of a decode worker holds.")] = 16384,
+    page_tokens: Annotated[int, Parameter(help="Tokens per KV page.")] = 16,
+    max_model_len: Annotated[int | None, Parameter(help="Context limit; the model's own if not given.")] = None,
+    chunk_tokens: Annotated[int, Parameter(help="Token budget of one prefill step.")] = 512,
+    max_batch: Annotated[int, Parameter(help="Sequences in one decode step.")] = 64,
+    seed: Annotated[int, Parameter(help="Seed of the dummy weights.")] = 0,
+    mock: Annotated[
+        bool, Parameter(help="Same processes and transfers with an engine whose answers can be computed by hand.")
+    ] = False,
+    name: Name = "default",
+    drain_timeout: Annotated[
+        float, Parameter(help="Seconds that requests in flight get after the first Ctrl-C.")
+    ] = 60.0,
+    verbose: Annotated[bool, Parameter(help="Show the log of every process.")] = False,
+) -> None:
+    """Start a cell: one coordinator and its workers. Ctrl-C drains it, a second one stops it at once."""
+    display = CellDisplay(Console(stderr=True), verbose=verbose)
+    try:
+        with display:
+            directory = None if mock else models.resolve(model, _cache_dir(), display.pull_progress)
+        options = CellOptions(
+            model_dir=None if directory is None else str(directory),
+            model_name="mock" if directory is None else model,
+            prefill=prefill,
+            decode=decode,
+            devices=tuple(device.split(",")),
+            dtype=dtype,
+            load_format=load_format,
+            seed=seed,
+            page_tokens=page_tokens,
+            prefill_kv_tokens=prefill_kv_tokens,
+            decode_kv_tokens=decode_kv_tokens,
+            max_model_len=max_model_len,
+            chunk_tokens=chunk_tokens,
+            max_batch=max_batch,
+        )
+        asyncio.run(serve(options, base_dir(os.environ), name, display, drain_timeout))
+    except (CellFailed, CellInUse, ModelUnavailable, ValueError) as error:
+        _end(str(error))
+    except TimeoutError:
+        _end(f"requests were still in flight after {drain_timeout:g} s of draining; they were cut off")
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+
+
+@app.command
+def generate(  # noqa: PLR0913 - the flags of a request
+    prompt: Annotated[str, Parameter(help="The user's message; `-` reads it from standard input.")],
+    *,
+    raw: Annotated[bool, Parameter(help="Continue the prompt as it is, without the model's chat template.")] = False,
+    system: Annotated[str | None, Parameter(help="A system message.")] = None,
+    max_tokens: Annotated[int | None, Parameter(help="Tokens to generate at most.")] = 256,
+    temperature: Annotated[float, Parameter(help="0 is greedy.")] = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: Annotated[int | None, Parameter(help="The same seed gives the same tokens.")] = None,
+    stop: Annotated[tuple[str, ...], Parameter(help="End before this text; can be given several times.")] = (),
+    ignore_eos: Annotated[bool, Parameter(help="Go on after the model's end-of-sequence token.")] = False,
+    stats: Annotated[bool, Parameter(help="Print where the time went.")] = False,
+    name: Name = "default",
+) -> None:
+    """Ask a running cell for one answer."""
+    text = sys.stdin.read() if prompt == "-" else prompt
+    sampling = _sampling(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=stop,
+        ignore_eos=ignore_eos,
+    )
+    messages = None if raw else [*([("system", system)] if system is not None else []), ("user", text)]
+
+    async def once() -> None:
+        async with StreamingClient(_endpoint(name)) as client:
+            completion = await ask(client, messages, sampling, prompt=text if raw else None)
+        if stats:
+            show_stats(completion)
+
+    _run_client(once())
+
+
+@app.command
+def chat(
+    *,
+    system: Annotated[str | None, Parameter(help="A system message.")] = None,
+    max_tokens: Annotated[int | None, Parameter(help="Tokens per answer at most.")] = 512,
+    temperature: Annotated[float, Parameter(help="0 is greedy.")] = 0.0,
+    seed: int | None = None,
+    stats: Annotated[bool, Parameter(help="Print where the time went after each answer.")] = False,
+    name: Name = "default",
+) -> None:
+    """Talk to a running cell. Ctrl-C stops an answer, Ctrl-D leaves."""
+    sampling = _sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    try:
+        chat_loop(_endpoint(name), sampling, system=system, stats=stats)
+    except ServerUnreachable as error:
+        _end(str(error))
+
+
+@model_app.command
+def pull(model: Annotated[str, Parameter(help="The model to fetch.")] = models.DEFAULT_MODEL) -> None:
+    """Fetch a model, check it and convert it once, so that later starts load in seconds."""
+    display = CellDisplay(Console(stderr=True), verbose=False)
+    try:
+        with display:
+            directory = models.resolve(model, _cache_dir(), display.pull_progress)
+    except ModelUnavailable as error:
+        _end(str(error))
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on where this one stopped", 130)
+    print(directory)  # noqa: T201 - the command's output
+
+
+def _sampling(**choices: object) -> SamplingParams:
+    """The parameters, checked as the server would check them."""
+    try:
+        return msgspec.convert(choices, SamplingParams)
+    except msgspec.ValidationError as error:
+        _end(f"sampling parameters: {error}")
+
+
+def _endpoint(name: str) -> str:
+    base = base_dir(os.environ)
+    if not is_running(base, name):
+        _end(f"no cell named {name!r} is running; start one with `kvrelay up` and wait for its ready line")
+    return client_endpoint(base / name)
+
+
+def _cache_dir() -> Path:
+    return models.default_cache_dir(os.environ, Path.home())
+
+
+def _run_client(main: "asyncio._CoroutineLike[None]") -> None:
+    try:
+        asyncio.run(main)  # type: ignore[arg-type]  # a coroutine
+    except (RequestFailed, ServerUnreachable) as error:
+        _end(str(error))
+
+
+def _end(message: str, code: int = 1) -> NoReturn:
+    """Errors that the person at the terminal can put right have no traceback."""
+    Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    app()

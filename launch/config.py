@@ -1,0 +1,125 @@
+"""What can be chosen when a cell is started?
+
+One frozen Struct holds the user's choices; functions here turn it into the configuration of each process.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from coordinator.config import CoordinatorConfig
+from decode_worker.config import DecodeConfig
+from engine.config import AnyEngineConfig, EngineConfig, FakeEngineConfig
+from launch.placement import Placement
+from launch.rundir import client_endpoint, launcher_endpoint, worker_endpoint
+from prefill_worker.config import PrefillConfig
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["auto", "dummy"]
+
+
+class CellOptions(Struct, frozen=True, kw_only=True):
+    """The choices of `kvrelay up`."""
+
+    model_dir: str | None  # None: the fake engine
+    model_name: str
+    prefill: int = 1
+    decode: int = 1
+    devices: tuple[str, ...] = ("cpu",)  # one for all workers, or one each: prefill workers first
+    dtype: Dtype = "auto"
+    load_format: LoadFormat = "auto"
+    seed: int = 0
+    page_tokens: int = 16
+    prefill_kv_tokens: int = 8192
+    decode_kv_tokens: int = 16384
+    max_model_len: int | None = None
+    chunk_tokens: int = 512
+    max_batch: int = 64
+    fake_step_s: float = 0.0
+    fake_token_s: float = 0.0
+    fake_kv_bytes_per_token: int = 1024
+    request_timeout_s: float = 600.0
+    worker_timeout_s: float = 4.0
+    log_level: str = "INFO"
+
+
+def worker_ids(options: CellOptions) -> tuple[str, ...]:
+    return tuple(f"prefill-{i}" for i in range(options.prefill)) + tuple(f"decode-{i}" for i in range(options.decode))
+
+
+def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> CoordinatorConfig:
+    return CoordinatorConfig(
+        run_dir=str(cell),
+        parent_pid=parent_pid,
+        client_endpoint=client_endpoint(cell),
+        worker_endpoint=worker_endpoint(cell),
+        launcher_endpoint=launcher_endpoint(cell),
+        model=options.model_name,
+        tokenizer_dir=options.model_dir,
+        prefill_workers=options.prefill,
+        decode_workers=options.decode,
+        request_timeout_s=options.request_timeout_s,
+        worker_timeout_s=options.worker_timeout_s,
+        log_level=options.log_level,
+    )
+
+
+def worker_configs(
+    options: CellOptions, cell: Path, parent_pid: int, placement: Placement
+) -> dict[str, PrefillConfig | DecodeConfig]:
+    """The configuration of every worker by its id."""
+    configs: dict[str, PrefillConfig | DecodeConfig] = {}
+    endpoint = worker_endpoint(cell)
+    for i, cores in enumerate(placement.prefill):
+        configs[f"prefill-{i}"] = PrefillConfig(
+            worker_id=f"prefill-{i}",
+            coordinator=endpoint,
+            run_dir=str(cell),
+            parent_pid=parent_pid,
+            cores=cores,
+            engine=_engine(options, _device(options.devices, i), options.prefill_kv_tokens, cores),
+            chunk_tokens=options.chunk_tokens,
+            log_level=options.log_level,
+        )
+    for i, cores in enumerate(placement.decode):
+        configs[f"decode-{i}"] = DecodeConfig(
+            worker_id=f"decode-{i}",
+            coordinator=endpoint,
+            run_dir=str(cell),
+            parent_pid=parent_pid,
+            cores=cores,
+            engine=_engine(options, _device(options.devices, options.prefill + i), options.decode_kv_tokens, cores),
+            max_batch=options.max_batch,
+            log_level=options.log_level,
+        )
+    return configs
+
+
+def _device(devices: Sequence[str], worker: int) -> str:
+    return devices[0] if len(devices) == 1 else devices[worker]
+
+
+def _engine(options: CellOptions, device: str, kv_tokens: int, cores: Sequence[int]) -> AnyEngineConfig:
+    pages = -(-kv_tokens // options.page_tokens)
+    if options.model_dir is None:
+        return FakeEngineConfig(
+            page_tokens=options.page_tokens,
+            pool_pages=pages,
+            kv_bytes_per_token=options.fake_kv_bytes_per_token,
+            max_model_len=options.max_model_len or 4096,
+            step_s=options.fake_step_s,
+            token_s=options.fake_token_s,
+        )
+    return EngineConfig(
+        model=options.model_dir,
+        load_format=options.load_format,
+        dtype=options.dtype,
+        device=device,
+        page_tokens=options.page_tokens,
+        pool_pages=pages,
+        threads=len(cores),
+        seed=options.seed,
+        max_model_len=options.max_model_len,
+    )

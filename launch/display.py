@@ -1,0 +1,128 @@
+"""What does the person who starts a cell see of it?
+
+Progress while it loads, one ready line, warnings at once. With a terminal it is drawn with `rich`; without one every
+event is a plain line.
+"""
+
+import shlex
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from launch.progress import Stage
+from launch.supervisor import Observer
+from transport.messages.launcher import WorkerProgress
+
+if TYPE_CHECKING:
+    from launch.cell import RunningCell
+
+_MIB = 1 << 20
+
+
+class CellDisplay:
+    """Draws a cell on stderr; stdout is left to answers."""
+
+    def __init__(self, console: Console, *, verbose: bool) -> None:
+        self._console = console
+        self._verbose = verbose
+        self._tasks: dict[str, TaskID] = {}
+        self._started = time.monotonic()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[name]:<12}"),
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def observer(self) -> Observer:
+        return Observer(self._worker_progress, self._log_line, self._notice, self._draining)
+
+    def __enter__(self) -> "CellDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def pull_progress(self, stage: Stage, done: int, total: int | None) -> None:
+        """For `launch.models.resolve`, while the default model is fetched and converted."""
+        self._draw("model", f"{stage} ({done / _MIB:.0f} MiB)", done / total if total else None)
+
+    def _worker_progress(self, message: WorkerProgress) -> None:
+        self._draw(message.worker_id, message.stage, message.fraction)
+
+    def _draw(self, name: str, stage: str, fraction: float | None) -> None:
+        if not self._console.is_terminal:
+            if self._tasks.get(f"{name} {stage.split('(', maxsplit=1)[0]}") is None:
+                self._tasks[f"{name} {stage.split('(', maxsplit=1)[0]}"] = TaskID(0)
+                self._console.print(f"{name}: {stage}", highlight=False)
+            return
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(stage, name=name, total=None)
+        self._progress.update(
+            self._tasks[name], description=stage, total=None if fraction is None else 1.0, completed=fraction or 0.0
+        )
+
+    def ready(self, cell: "RunningCell", name: str) -> None:
+        """The one line that says what runs, where each process runs, and a command to try."""
+        self._progress.stop()
+        message = cell.ready
+        pools = {"prefill": 0, "decode": 0}
+        counts = {"prefill": 0, "decode": 0}
+        for worker in message.workers:
+            pools[worker.role] += worker.total_pages * worker.page_tokens
+            counts[worker.role] += 1
+        rates = [link.gigabytes_per_s for link in message.links]
+        transports = "+".join(sorted({link.transport for link in message.links}))
+        span = f"{min(rates):.1f}" if max(rates) - min(rates) < 0.1 else f"{min(rates):.1f}-{max(rates):.1f}"
+        self._console.print(
+            f"[bold green]ready[/] in {time.monotonic() - self._started:.1f} s: {message.model}, "
+            f"{counts['prefill']}P{counts['decode']}D, KV pools {pools['prefill']} + {pools['decode']} tokens, "
+            f"context {message.max_model_len}, KV over UCX/{transports} at {span} GB/s, clients at {cell.endpoint}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for link in message.links:
+            if link.slow:
+                self._notice(
+                    f"SLOW KV LINK {link.prefill} -> {link.decode}: {link.transport}, {link.gigabytes_per_s:.2f} GB/s; "
+                    f"one memory copy does {link.memcpy_gigabytes_per_s:.1f} GB/s; see docs/operations.md"
+                )
+        cores = ", ".join(
+            f"{role}-{i} on {_cores(share)}"
+            for role, shares in (("prefill", cell.placement.prefill), ("decode", cell.placement.decode))
+            for i, share in enumerate(shares)
+        )
+        shared = " (more workers than cores: they share)" if cell.placement.shared else ""
+        self._console.print(f"placement: {cores}{shared}", highlight=False, soft_wrap=True)
+        where = "" if name == "default" else f" --name {shlex.quote(name)}"
+        self._console.print(f'try: kvrelay generate{where} --stats "What is the capital of France?"', highlight=False)
+
+    def _log_line(self, process: str, line: str) -> None:
+        """Warnings, errors and whatever is not a log line (a traceback, say) always; the rest when asked for."""
+        fields = line.split(maxsplit=2)
+        routine = len(fields) > 1 and fields[1] in ("DEBUG", "INFO")
+        if self._verbose or not routine:
+            prefix = "" if process in line else f"{process}: "
+            self._console.print(f"{prefix}{line}", highlight=False, markup=False, soft_wrap=True)
+
+    def _notice(self, text: str) -> None:
+        self._console.print(f"[bold yellow]{text}[/]", highlight=False, soft_wrap=True)
+
+    def _draining(self, in_flight: int) -> None:
+        if in_flight != self._tasks.get("draining"):
+            self._tasks["draining"] = TaskID(in_flight)
+            self._console.print(f"draining: {in_flight} requests in flight; Ctrl-C again stops now", highlight=False)
+
+
+def _cores(cores: Sequence[int]) -> str:
+    if len(cores) > 2 and list(cores) == list(range(cores[0], cores[-1] + 1)):
+        return f"cores {cores[0]}-{cores[-1]}"
+    return ("core " if len(cores) == 1 else "cores ") + ",".join(map(str, cores))
