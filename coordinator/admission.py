@@ -49,7 +49,7 @@ def never_fits(cell: CellState, prompt_tokens: int, max_tokens: int) -> str | No
     """Why no worker of this cell could ever serve the request, however idle; None while a role has no worker yet."""
     prefills, decodes = cell.of_role("prefill"), cell.of_role("decode")
     if prefills:
-        largest = max(worker.pool.total_pages * worker.pool.page_tokens for worker in prefills)
+        largest = max(map(usable_tokens, prefills))
         if prompt_tokens > largest:
             return (
                 f"the prompt has {prompt_tokens} tokens, but the KV pool of a prefill worker holds {largest}: "
@@ -67,7 +67,7 @@ def never_fits(cell: CellState, prompt_tokens: int, max_tokens: int) -> str | No
 
 
 def has_prefill_room(worker: WorkerRecord, prompt_tokens: int, limits: AdmissionLimits) -> bool:
-    fits = prompt_tokens <= (worker.pool.total_pages - worker.quarantined_pages) * worker.pool.page_tokens
+    fits = prompt_tokens <= usable_tokens(worker)
     return fits and (worker.backlog_tokens == 0 or worker.backlog_tokens < limits.prefill_backlog_tokens)
 
 
@@ -77,4 +77,9 @@ def has_decode_room(worker: WorkerRecord, pages: int) -> bool:
 
 def largest_decode_tokens(cell: CellState) -> int:
     """KV tokens that the largest decode worker could hold for one request; 0 without a decode worker."""
-    return max((worker.pool.total_pages * worker.pool.page_tokens for worker in cell.of_role("decode")), default=0)
+    return max(map(usable_tokens, cell.of_role("decode")), default=0)
+
+
+def usable_tokens(worker: WorkerRecord) -> int:
+    """KV tokens that the pool of an idle worker could hold: quarantined pages are lost until it restarts."""
+    return (worker.pool.total_pages - worker.quarantined_pages) * worker.pool.page_tokens

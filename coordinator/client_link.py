@@ -7,9 +7,8 @@ has not read for `client_stall_s` is dropped and its requests are cancelled. Loo
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import zmq
 
 from coordinator.service import Service
 from coordinator.streams import StreamDelta, StreamEnd
@@ -17,11 +16,13 @@ from coordinator.validation import InvalidRequest
 from runtime import logs
 from runtime.clock import Clock
 from transport import codec
-from transport.control import ControlServer, Sent
+from transport.control import Context, ControlServer, Sent
 from transport.errors import ProtocolError
 from transport.liveness import Liveness
 from transport.messages.client import (
+    AskStatus,
     Cancel,
+    CellStatus,
     ClientHello,
     Delta,
     Done,
@@ -33,6 +34,7 @@ from transport.messages.client import (
     Submit,
     ToClient,
     Welcome,
+    WorkerStatus,
 )
 from transport.messages.common import MAX_REASON_CHARS, PROTOCOL_VERSION
 
@@ -62,11 +64,18 @@ class _Client:
 
 
 class ClientLink:
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], service: Service, clock: Clock) -> None:
+    def __init__(
+        self,
+        context: Context,
+        service: Service,
+        clock: Clock,
+        worker_status: Callable[[], tuple[WorkerStatus, ...]],
+    ) -> None:
         config = service.config
         self._service = service
         self._clock = clock
         self._config = config
+        self._worker_status = worker_status
         self._codec = codec.coordinator_side_of_client_link()
         self._clients: dict[bytes, _Client] = {}
         self._waiting: set[bytes] = set()  # said Hello before the cell was ready
@@ -118,6 +127,8 @@ class ClientLink:
                 self._cancel(identity, client_id)
             case Ping():
                 self._send(identity, Pong())
+            case AskStatus():
+                self._send(identity, self._status())
 
     def _hello(self, identity: bytes, protocol: int) -> None:
         if protocol != PROTOCOL_VERSION:
@@ -236,6 +247,10 @@ class ClientLink:
             decode_workers=len(cell.of_role("decode")),
             client_timeout_s=self._config.client_timeout_s,
         )
+
+    def _status(self) -> CellStatus:
+        queued = len(self._service.machine.cell.queue)
+        return CellStatus(workers=self._worker_status(), queued=queued, in_flight=self._service.in_flight)
 
     def _drop(self, identity: bytes, why: str) -> None:
         self._liveness.forget(identity)

@@ -10,8 +10,8 @@ from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, Ledger, PrefillStages
 from runtime.tokens import SampledToken
 from transport.messages.client import FailureCode
-from transport.messages.common import KvPeer
-from transport.messages.worker import Role, SelfTestDone, TokenStep, ToWorker
+from transport.messages.common import KvPeer, Role
+from transport.messages.worker import SelfTestDone, TokenStep, ToWorker
 
 # --- events ----------------------------------------------------------------------------------------------------------
 

@@ -6,11 +6,9 @@ is told.
 
 from collections.abc import Callable
 
-import zmq
-
 from runtime import logs
 from transport import codec
-from transport.control import ControlServer
+from transport.control import Context, ControlServer
 from transport.errors import ProtocolError
 from transport.messages.common import PROTOCOL_VERSION
 from transport.messages.launcher import LauncherHello, ToCoordinator, ToLauncher
@@ -21,7 +19,7 @@ _log = logs.get("launcher")
 class LauncherLink:
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         endpoint: str,
         on_message: Callable[[ToCoordinator], None],
     ) -> None:

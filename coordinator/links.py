@@ -36,14 +36,16 @@ def reported(cell: CellState, worker_id: str, report: SelfTestDone) -> list[Tell
     if test is None or worker is None or worker.role not in test.waiting_for:
         return []
     test.waiting_for.discard(worker.role)
+    test.failed = test.failed or report.error is not None
+    worker.quarantined_pages += report.quarantined_pages
     if worker.role == "decode":
-        worker.free_pages += test.pages
+        worker.free_pages += test.pages - report.quarantined_pages
     else:
         test.measured = report
     if test.waiting_for:
         return []
     del cell.link_tests[report.transfer_id]
-    if test.measured is None or test.measured.error is not None:
+    if test.failed or test.measured is None:
         cell.failed_links.add((test.prefill, test.decode))
         return []
     if test.round < _ROUNDS:
@@ -53,14 +55,15 @@ def reported(cell: CellState, worker_id: str, report: SelfTestDone) -> list[Tell
 
 
 def forget(cell: CellState, lost: str) -> None:
-    """A worker is gone: its links and tests go with it. The other side's report gives the pages of a test back."""
+    """A worker is gone and its links with it. A test of it has failed, and is over when the other side has reported."""
     for worker in cell.workers.values():
         worker.links.pop(lost, None)
     for transfer_id, test in list(cell.link_tests.items()):
-        if lost == test.decode:
-            del cell.link_tests[transfer_id]
-        elif lost == test.prefill:
-            test.waiting_for.discard("prefill")
+        if lost in (test.prefill, test.decode):
+            test.failed = True
+            test.waiting_for.discard("prefill" if lost == test.prefill else "decode")
+            if not test.waiting_for:
+                del cell.link_tests[transfer_id]
 
 
 def _start(cell: CellState, test: LinkTest) -> list[Tell]:

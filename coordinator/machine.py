@@ -37,6 +37,7 @@ from runtime.params import FinishReason
 from runtime.stages import Ledger
 from runtime.tokens import SampledToken
 from transport.messages.client import FailureCode
+from transport.messages.common import Role
 from transport.messages.worker import Admit, CancelRequest, PeerGone, Prefill, TokenStep, ToWorker
 
 FINISH_GRACE_S = 1.0  # how long the last word to a client waits for the numbers of the workers
@@ -146,14 +147,10 @@ class Machine:
                 record.prefill_worker = None
             else:
                 record.decode_worker = None
-            if record.phase.is_open and self._still_needs(record, lost):
+            if _needs(record, lost.role):
                 what = f"the {lost.role} worker {event.worker_id} was lost while the request was {record.phase}"
                 self._fail(record, "worker_lost", f"{what} ({event.reason}); send it again")
             self._settle(record)
-
-    def _still_needs(self, record: RequestRecord, lost: WorkerRecord) -> bool:
-        """A request that decodes has all its pages: the prefill worker owes it nothing but a message."""
-        return lost.role == "decode" or record.phase is not Phase.DECODING
 
     def _first_token(self, event: FirstTokenMade, now: float) -> None:
         record = self._held_by(event.request_id, event.worker_id)
@@ -166,7 +163,9 @@ class Machine:
         record.phase = Phase.HANDING_OFF
         self._emit(record, event.token, event.finish, now)
         while record.phase.is_open and record.next_index in record.early:
-            self._decode_token(record.decode_worker or "", record.early.pop(record.next_index), now)
+            self._next_token(record, record.early.pop(record.next_index), now)
+        if record.phase.is_open and record.early_end is not None:
+            self._fail(record, "internal", record.early_end)
 
     def _decode_token(self, worker_id: str, step: TokenStep, now: float) -> None:
         record = self._held_by(step.request_id, worker_id)
@@ -174,11 +173,14 @@ class Machine:
             return  # decode had not heard of the end yet
         if record.first_token_at is None:
             record.early[step.index] = step  # it overtook token 1, which comes over another connection
-            return
+        else:
+            self._next_token(record, step, now)
+
+    def _next_token(self, record: RequestRecord, step: TokenStep, now: float) -> None:
         if step.index != record.next_index:
             raise AssertionError(f"request {step.request_id}: token {step.index}, but {record.next_index} is due")
         if record.phase is Phase.HANDING_OFF:
-            record.handoff_gap_s = now - record.first_token_at
+            record.handoff_gap_s = now - (record.first_token_at or now)
             record.phase = Phase.DECODING
         self._emit(record, step.token, step.finish, now)
 
@@ -197,9 +199,11 @@ class Machine:
             rate = len(record.prompt) / event.stages.compute_s
             worker.tokens_per_s += (rate - worker.tokens_per_s) * (_RATE_SMOOTHING if worker.tokens_per_s else 1.0)
         error = event.error
-        if error is None and record.phase is Phase.PREFILLING:
-            error = "it let go of the prompt without a token"
-        self._let_go(record, error, event.worker_id)
+        if record.phase is Phase.PREFILLING:
+            error = error or "it let go of the prompt without a token"
+        if error is not None and _needs(record, "prefill"):
+            self._fail(record, "internal", record.early_end or f"worker {event.worker_id} could not go on: {error}")
+        self._settle(record)
 
     def _decode_let_go(self, event: DecodeLetGo) -> None:
         record = self._held_by(event.request_id, event.worker_id)
@@ -211,14 +215,12 @@ class Machine:
         worker.free_pages += record.pages - event.quarantined_pages
         record.decode_worker = None
         record.decode_stages = event.stages
-        error = event.error
-        if error is None and record.phase.is_open:
-            error = "it let go of the request before the last token"
-        self._let_go(record, error, event.worker_id)
-
-    def _let_go(self, record: RequestRecord, error: str | None, worker_id: str) -> None:
-        if error is not None and record.phase.is_open:
-            self._fail(record, "internal", f"worker {worker_id} could not go on: {error}")
+        why = event.error or "it let go of the request before the last token"
+        error = f"worker {event.worker_id} could not go on: {why}"
+        if record.phase is Phase.PREFILLING:
+            record.early_end = error  # unless token 1, which is still on its way, ends the answer or completes it
+        elif record.phase.is_open:
+            self._fail(record, "internal", error)
         self._settle(record)
 
     # --- starting ----------------------------------------------------------------------------------------------------
@@ -228,10 +230,14 @@ class Machine:
         while self.cell.queue:
             record = self.cell.requests[self.cell.queue[0]]
             route = routing.choose(self.cell, record, self._limits)
-            if route is None:
+            if route is not None:
+                self.cell.queue.popleft()
+                self._start(record, route, now)
+                continue
+            never = admission.never_fits(self.cell, len(record.prompt), record.max_tokens)
+            if never is None:
                 return
-            self.cell.queue.popleft()
-            self._start(record, route, now)
+            self._fail(record, "overloaded", f"the cell has shrunk since this request was accepted: {never}")
 
     def _start(self, record: RequestRecord, route: routing.Route, now: float) -> None:
         """`Admit` and `Prefill` leave in the same step: only we spend credits, so nobody has to be asked."""
@@ -309,6 +315,14 @@ class Machine:
 
     def _tell(self, worker: WorkerRecord, message: ToWorker) -> None:
         self._actions.append(Tell(worker.worker_id, message))
+
+
+def _needs(record: RequestRecord, role: Role) -> bool:
+    """Whether the request cannot go on without its worker of this role.
+
+    One that decodes has all its pages: the prefill worker owes it nothing but numbers.
+    """
+    return record.phase.is_open and (role == "decode" or record.phase is not Phase.DECODING)
 
 
 def _ledger(record: RequestRecord) -> Ledger:

@@ -5,8 +5,6 @@ The shell around `service`: three links, one timer, the readiness of the cell an
 
 import asyncio
 
-import zmq
-
 from coordinator.client_link import ClientLink
 from coordinator.config import CoordinatorConfig
 from coordinator.events import DrainAsked, Ticked
@@ -18,6 +16,7 @@ from coordinator.worker_link import WorkerLink
 from runtime import logs
 from runtime.clock import Clock
 from runtime.process import new_epoch
+from transport.control import Context
 from transport.messages.launcher import (
     ClusterReady,
     Drain,
@@ -39,9 +38,7 @@ _log = logs.get("coordinator")
 
 
 class Coordinator:
-    def __init__(
-        self, config: CoordinatorConfig, text: Text, context: zmq.Context[zmq.Socket[bytes]], clock: Clock
-    ) -> None:
+    def __init__(self, config: CoordinatorConfig, text: Text, context: Context, clock: Clock) -> None:
         self._config = config
         self._clock = clock
         self._launcher = LauncherLink(context, config.launcher_endpoint, self._from_launcher)
@@ -50,7 +47,7 @@ class Coordinator:
         )
         self.service = Service(config, text, clock, self._workers.tell)
         self._workers.attach(self.service)
-        self._clients = ClientLink(context, self.service, clock)
+        self._clients = ClientLink(context, self.service, clock, self._workers.status)
         self._links_told: set[tuple[str, str]] = set()
         self._complete = False  # every expected worker is there and linked
         self._drained = False

@@ -119,10 +119,7 @@ class Service:
             return list(request.prompt_token_ids)
         try:
             chat = request.messages is not None
-            if request.messages is not None:
-                text = self.text.render_chat([(message.role, message.content) for message in request.messages])
-            else:
-                text = request.prompt or ""
+            text = self.text.render_chat(request.messages) if request.messages is not None else request.prompt or ""
             check_length(len(text), self.text.max_token_chars, model)
             if len(text) <= _INLINE_CHARS:
                 return self.text.encode(text, add_special_tokens=not chat)

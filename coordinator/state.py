@@ -10,8 +10,8 @@ from enum import StrEnum
 from runtime.description import PoolInfo
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, PrefillStages
-from transport.messages.common import KvPeer
-from transport.messages.worker import Role, SelfTestDone, TokenStep
+from transport.messages.common import KvPeer, Role
+from transport.messages.worker import SelfTestDone, TokenStep
 
 
 class Phase(StrEnum):
@@ -46,6 +46,7 @@ class RequestRecord:
     pages: int = 0  # credits spent on the decode worker
     next_index: int = 0  # index of the next token for the client
     early: dict[int, TokenStep] = field(default_factory=dict)  # decode's tokens that overtook prefill's token 1
+    early_end: str | None = None  # why decode let go, if that overtook token 1, too
     dispatched_at: float | None = None
     first_token_at: float | None = None
     handoff_gap_s: float = 0.0
@@ -89,6 +90,7 @@ class LinkTest:
     round: int
     waiting_for: set[Role] = field(default_factory=lambda: {"prefill", "decode"})
     measured: SelfTestDone | None = None
+    failed: bool = False  # a side reported an error or was lost
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ is pure apart from its detokeniser. The machine decides about tokens, the stream
 from dataclasses import dataclass
 from typing import Protocol
 
+from coordinator.detokenizer import Detokenizer
 from coordinator.stop_strings import StopMatcher
-from coordinator.text import Detokenizer
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import SampledToken
@@ -70,7 +70,11 @@ class Stream:
         for token in tokens:
             taken += 1
             self._last_token = token.token_id
-            match = self._matcher.feed(self._detokenizer.add(token.token_id))
+            piece = self._detokenizer.push(token.token_id)
+            if index + taken <= self._sampling.min_tokens:
+                text += piece  # a stop string ends nothing before the fewest tokens that were asked for
+                continue
+            match = self._matcher.push(piece)
             text += match.text
             if match.stop is not None:
                 self._stop_string = match.stop
@@ -82,7 +86,7 @@ class Stream:
     def finish(self, reason: FinishReason, ledger: Ledger) -> None:
         text = ""
         if self._stop_string is None:
-            tail = self._matcher.feed(self._detokenizer.flush())
+            tail = self._matcher.push(self._detokenizer.flush())
             self._stop_string = tail.stop
             text = tail.text if tail.stop is not None else tail.text + self._matcher.flush()
         self.sink.done(

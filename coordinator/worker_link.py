@@ -6,8 +6,6 @@ and carries its orders to the workers. Loop thread only.
 
 from collections.abc import Callable
 
-import zmq
-
 from coordinator.events import (
     DecodeLetGo,
     Event,
@@ -22,9 +20,10 @@ from coordinator.service import Service
 from runtime import logs
 from runtime.clock import Clock
 from transport import codec
-from transport.control import ControlServer, Sent
+from transport.control import Context, ControlServer, Sent
 from transport.errors import ProtocolError
 from transport.liveness import Liveness
+from transport.messages.client import WorkerStatus
 from transport.messages.common import PROTOCOL_VERSION
 from transport.messages.worker import (
     Beat,
@@ -51,7 +50,7 @@ class WorkerLink:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         endpoint: str,
         epoch: int,
         clock: Clock,
@@ -66,6 +65,8 @@ class WorkerLink:
         self._codec = codec.coordinator_side_of_worker_link()
         self._identities: dict[str, bytes] = {}
         self._workers: dict[bytes, str] = {}
+        self._beats: dict[str, Heartbeat] = {}
+        self._pids: dict[str, int] = {}
         self._liveness: Liveness[str] | None = None
         self._server = ControlServer(context, endpoint, self._received)
 
@@ -97,9 +98,29 @@ class WorkerLink:
         if identity is None:
             return
         del self._workers[identity]
+        self._beats.pop(worker_id, None)
         self._alive.forget(worker_id)
         _log.warning("worker lost", extra={"fields": {"worker": worker_id, "why": reason}})
         self._cell.handle(WorkerLost(worker_id, reason))
+
+    def status(self) -> tuple[WorkerStatus, ...]:
+        """Every worker that has beaten at least once, as it last described itself."""
+        workers = self._cell.machine.cell.workers
+        return tuple(
+            WorkerStatus(
+                worker_id=worker_id,
+                role=workers[worker_id].role,
+                pid=self._pids[worker_id],
+                total_pages=workers[worker_id].pool.total_pages,
+                free_pages=beat.free_pages,
+                reserved_pages=beat.reserved_pages,
+                quarantined_pages=beat.quarantined_pages,
+                running=beat.running,
+                waiting=beat.waiting,
+            )
+            for worker_id, beat in sorted(self._beats.items())
+            if worker_id in workers
+        )
 
     def shut_down(self) -> None:
         for worker_id in list(self._identities):
@@ -138,6 +159,7 @@ class WorkerLink:
         elif worker_id is not None:
             self._alive.saw(worker_id, self._clock.now())
             if isinstance(message, Heartbeat):
+                self._beats[worker_id] = message
                 self._check_conservation(worker_id, message)
             else:
                 self._cell.handle(_event(worker_id, message))
@@ -151,6 +173,7 @@ class WorkerLink:
         self.lost(worker_id, "restarted")  # if an older incarnation is still in the table
         self._identities[worker_id] = identity
         self._workers[identity] = worker_id
+        self._pids[worker_id] = hello.pid
         self._alive.saw(worker_id, self._clock.now())
         self._cell.model = hello.model
         config = self._cell.config

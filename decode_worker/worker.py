@@ -168,7 +168,8 @@ class DecodeWorker:
     def _leave(
         self, request_id: int, stages: DecodeStages, error: str | None = None, quarantined_pages: int = 0
     ) -> None:
-        self.pool.release(request_id)
+        if quarantined_pages == 0:
+            self.pool.release(request_id)
         self._membership.send(
             Released(request_id=request_id, quarantined_pages=quarantined_pages, stages=stages, error=error)
         )
@@ -186,8 +187,14 @@ class DecodeWorker:
             self.pool.quarantine(owner)
         else:
             self.pool.settle(owner)
-        self.pool.release(owner)
-        self._membership.send(SelfTestDone(transfer_id=test.transfer_id, error=None if outcome.ok else outcome.error))
+            self.pool.release(owner)
+        self._membership.send(
+            SelfTestDone(
+                transfer_id=test.transfer_id,
+                quarantined_pages=len(pages) if outcome.quarantine else 0,
+                error=None if outcome.ok else outcome.error,
+            )
+        )
 
 
 def _forward(engine: EnginePort, step: Sequence[RunningSequence]) -> list[SampledToken]:

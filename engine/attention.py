@@ -11,9 +11,10 @@ and lets the fused kernels of any device do the rest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 
@@ -21,7 +22,15 @@ from engine.batch import ForwardBatch, Group, Window
 from engine.pool import KvPool, LayerCache
 
 NAME = "kvrelay_paged"
-_HARMLESS = frozenset({"dropout", "position_ids", "use_cache", "output_attentions", "cache_position", "past_key_values"})
+_HARMLESS = frozenset(
+    {"dropout", "position_ids", "use_cache", "output_attentions", "cache_position", "past_key_values"}
+)
+
+
+class AttentionModule(Protocol):
+    """What a model's attention layer says of itself."""
+
+    layer_idx: int
 
 
 class UnsupportedAttention(Exception):
@@ -76,11 +85,12 @@ def logits(model: PreTrainedModel, layers: Sequence[PagedLayer], batch: ForwardB
         logits_to_keep=batch.sampled,
         kvrelay_step=PagedStep(batch, layers, scratch),
     )
-    return output.logits[0]
+    samples: Tensor = output.logits[0]
+    return samples
 
 
-def paged_attention(
-    module: nn.Module,
+def paged_attention(  # noqa: PLR0913  # the signature is that of transformers
+    module: AttentionModule,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -112,7 +122,9 @@ def paged_attention(
     if key.shape != value.shape or key.shape[1] * key.shape[3] != layer.cache.key_rows.shape[1]:
         raise UnsupportedAttention("what its cache keeps is not what it attends to")
     if sliding_window != layer.window:
-        raise UnsupportedAttention(f"a layer attends over {sliding_window} tokens, its configuration says {layer.window}")
+        raise UnsupportedAttention(
+            f"a layer attends over {sliding_window} tokens, its configuration says {layer.window}"
+        )
     _write(layer.cache, kvrelay_step.batch.slots, key, value)
     outputs = []
     for group in kvrelay_step.batch.groups[layer.window]:
@@ -149,7 +161,7 @@ def _queries(query: Tensor, group: Group, kv_heads: int) -> Tensor:
     queries = query[:, :, group.start : group.stop]
     if not group.is_decode:
         return queries
-    return queries[0].transpose(0, 1).unflatten(1, (kv_heads, -1))
+    return queries[0].transpose(0, 1).reshape(group.rows, kv_heads, -1, queries.shape[3])
 
 
 def _attend(
@@ -172,9 +184,10 @@ def _capped_attention(
     query: Tensor, key: Tensor, value: Tensor, group: Group, scaling: float | None, softcap: float
 ) -> Tensor:
     """Attention whose scores pass through `softcap * tanh(score / softcap)` (Gemma 2, arXiv 2408.00118)."""
-    query = query.unflatten(1, (key.shape[1], -1))  # [rows, kv_heads, heads per kv_head, queries, head_dim]
+    rows, kv_heads, _, head_dim = key.shape
+    query = query.reshape(rows, kv_heads, -1, query.shape[2], head_dim)  # the third are the heads per kv_head
     key, value = key[:, :, None], value[:, :, None]
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = query @ key.transpose(-1, -2) * (head_dim**-0.5 if scaling is None else scaling)
     scores = torch.tanh(scores / softcap) * softcap
     if group.mask is not None:
         scores += group.mask[:, :, None]

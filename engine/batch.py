@@ -85,7 +85,7 @@ class ForwardBatch:
 class _Span:
     """The pages of one row that hold what its tokens attend to in layers of one window."""
 
-    pages: Sequence[int]
+    pages: tuple[int, ...]
     first_key: int  # position in the sequence of the first token that any query sees
     base: int  # position of the first token of pages[0]
     end: int
@@ -134,7 +134,9 @@ class BatchBuilder:
         return np.asarray(row.pages)[page] * (self._planes_per_page * self.layout.page_tokens) + offset
 
     def _fresh_pages(self, row: Row) -> NDArray[np.int64]:
-        return np.asarray(row.pages[self.layout.pages_for(row.start) : self.layout.pages_for(_end(row))], dtype=np.int64)
+        return np.asarray(
+            row.pages[self.layout.pages_for(row.start) : self.layout.pages_for(_end(row))], dtype=np.int64
+        )
 
     def _groups(self, step: Sequence[Row], chunks: int, window: Window) -> Iterator[Group]:
         start = 0

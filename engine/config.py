@@ -23,7 +23,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pool_pages: Annotated[int, Meta(ge=1)] | None = None
     pool_bytes: Annotated[int, Meta(ge=1)] | None = None
     max_model_len: Annotated[int, Meta(ge=2)] | None = None  # None: the model's context
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)] = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
 
     def __post_init__(self) -> None:
         if (self.pool_pages is None) == (self.pool_bytes is None):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from engine import attention, support
 from engine.batch import BatchBuilder, Window
@@ -86,8 +86,8 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
     with quiet_transformers():
         on_progress("reading the configuration", None)
         config = read_config(cfg.model)
-        max_model_len = _max_model_len(cfg, config)
-        support.refuse_architecture(config, model_class(config), max_model_len)
+        support.refuse_architecture(config, model_class(config))
+        max_model_len = support.max_model_len(config, cfg.max_model_len)
         model = load(cfg.model, cfg.dtype, device, cfg.load_format, cfg.seed, on_progress)
         on_progress("checking paged attention against the model's own", None)
         with torch.inference_mode():
@@ -100,14 +100,6 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
         on_progress("warming up", None)
         _warm_up(engine)
     return engine
-
-
-def _max_model_len(cfg: EngineConfig, config: PreTrainedConfig) -> int:
-    context = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    lengths = [length for length in (context, cfg.max_model_len) if length is not None]
-    if not lengths:
-        raise support.UnsupportedModel("its configuration names no context length; give max_model_len")
-    return min(lengths)
 
 
 def _layout(cfg: EngineConfig, model: PreTrainedModel, geometry: support.Geometry) -> KvLayout:

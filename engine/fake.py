@@ -76,7 +76,7 @@ class FakeEngine:
         return SampledToken(97 + (self._weight + int(context.sum())) % 26)
 
     def digest(self, pages: Sequence[int]) -> bytes:
-        words = self._pool[list(pages)].reshape(len(pages), -1)
+        words = self._pool[list(pages)].reshape(len(pages), self.layout.page_bytes // _WORD_BYTES)
         weights = np.arange(1, 2 * words.shape[1], 2, dtype=np.int64)
         return bytes((words * weights).sum(axis=1, dtype=np.int64).tobytes())
 

@@ -116,7 +116,7 @@ class PageAllocator:
         return self._free_if_unheld(owner)
 
     def quarantine(self, owner: int) -> int:
-        """Both let go, but nobody may use the pages again: who still writes to them is unknown. Returns their number."""
+        """Both let go, but the pages are never lent again: somebody may still write to them. Returns their number."""
         pages = self._holding(owner).pages
         del self._holdings[owner]
         self._quarantined.extend(pages)

@@ -4,10 +4,10 @@ One allocation, page-major (`engine.layout`), made once per worker and as old as
 view of it: the rows and planes that attention writes and gathers, the regions that the transport moves, the words that
 the digest reads. Used on the engine thread; `regions` is pure arithmetic and safe anywhere.
 
-In the flat order of memory a *row* is one token's keys (or values) in one layer, [kv_heads * head_dim], and a *plane* is
-one page's keys (or values) in one layer, [page_tokens * kv_heads * head_dim]. Page p has the planes
-`p * 2 * layers + 2 * layer + (0 for k, 1 for v)`. A layer's views start at its own first plane, so that one index tensor
-made for layer 0 serves every layer.
+In the flat order of memory a *row* is one token's keys (or values) in one layer, [kv_heads * head_dim], and a *plane*
+is one page's keys (or values) in one layer, [page_tokens * kv_heads * head_dim]. Page p has the planes
+`p * 2 * layers + 2 * layer + (0 for k, 1 for v)`. A layer's views start at its own first plane, so that one index
+tensor made for layer 0 serves every layer.
 """
 
 import os

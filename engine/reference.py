@@ -6,6 +6,7 @@ paged attention was installed in.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,13 +40,15 @@ def generate(
 def generate_greedy(model: PreTrainedModel, prompt: Sequence[int], max_tokens: int) -> list[int]:
     """Exactly `max_tokens` tokens by transformers' own `generate`, end of sequence ignored."""
     ids = torch.tensor([prompt], device=model.device)
-    settings = {"max_new_tokens": max_tokens, "min_new_tokens": max_tokens, "do_sample": False, "num_beams": 1}
-    output = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, eos_token_id=None, **settings)
-    return output[0, len(prompt) :].tolist()
+    settings = {"max_new_tokens": max_tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    model_generate: Any = model.generate  # of the GenerationMixin that the class of `model` adds
+    output = model_generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    return [int(token) for token in output[0, len(prompt) :]]
 
 
 @torch.inference_mode()
 def forward(model: PreTrainedModel, token_ids: Sequence[int], cache: DynamicCache) -> Tensor:
     """Feed tokens behind those in `cache`; the logits after the last one, [1, vocab]."""
     ids = torch.tensor([token_ids], device=model.device)
-    return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+    logits: Tensor = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return logits[:, -1]

@@ -61,10 +61,10 @@ def sample(logits: Tensor, specs: Sequence[SampleSpec], eos_token_ids: tuple[int
         scores = logits.index_select(0, where).float()  # a copy: edited in place
         chosen, best = _choose(scores, [specs[row] for row in shaped], eos_token_ids)
         tokens, peaks = tokens.index_copy(0, where, chosen), peaks.index_copy(0, where, best)
-    token_ids, heights = torch.stack((tokens.double(), peaks.double())).tolist()
-    for row, height in enumerate(heights):
-        if not math.isfinite(height):
-            raise InvalidLogitsError(f"no token can be chosen in row {row}: its best logit is {height}")
+    token_ids, best_logits = torch.stack((tokens.double(), peaks.double())).tolist()
+    for row, logit in enumerate(best_logits):
+        if not math.isfinite(logit):
+            raise InvalidLogitsError(f"no token can be chosen in row {row}: its best logit is {logit}")
     logprobs = _logprobs(logits, specs, tokens)
     return [SampledToken(int(token), logprobs.get(row)) for row, token in enumerate(token_ids)]
 
@@ -148,7 +148,7 @@ def _used(spec: SampleSpec) -> dict[int, float]:
 
 
 def _draw(relative: Tensor, specs: Sequence[SampleSpec]) -> Tensor:
-    """Draw a token per row by inverse distribution function over token ids, with one uniform number.
+    """Draw a token per row: the inverse of the cumulative distribution over token ids, at one uniform number.
 
     Args:
         relative: [rows, vocab] float32, scores minus the row's best; overwritten.
@@ -169,9 +169,7 @@ def _draw(relative: Tensor, specs: Sequence[SampleSpec]) -> Tensor:
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1]
     uniforms = _tensor([_uniform(spec) for spec in specs], torch.float64, relative)
-    target = (
-        uniforms * total
-    ).long()  # below total: a uniform is at most 1 - 2**-53, and no rounding makes up for that
+    target = (uniforms * total).long()  # less than total: a uniform is at most 1 - 2**-53, and no rounding undoes that
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
 
 
@@ -204,6 +202,7 @@ def _truncate(
 
 
 def _top_k(weights: Tensor, relative: Tensor, settings: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The k best."""
     return _best(relative, int(max(settings))), _tensor(settings, torch.int64, weights)
 
 

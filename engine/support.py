@@ -49,11 +49,10 @@ class Geometry:
     windows: tuple[Window, ...]
 
 
-def refuse_architecture(config: PreTrainedConfig, model_class: type[PreTrainedModel], max_model_len: int) -> None:
+def refuse_architecture(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> None:
     """
     Raises:
-        UnsupportedModel: what the configuration describes is not causal attention over keys and values that this
-            engine keeps, or its numbers would depend on other requests.
+        UnsupportedModel: what the configuration describes is not causal attention over keys and values that pages hold.
     """
     text = config.get_text_config(decoder=True)
     if config.is_encoder_decoder:
@@ -66,13 +65,26 @@ def refuse_architecture(config: PreTrainedConfig, model_class: type[PreTrainedMo
         raise UnsupportedModel("its attention is not causal")
     if "chunked_attention" in (getattr(text, "layer_types", None) or ()) or getattr(text, "attention_chunk_size", None):
         raise UnsupportedModel("chunked attention")
+    _windows(config)
+
+
+def max_model_len(config: PreTrainedConfig, wanted: int | None) -> int:
+    """The model's context, or `wanted` tokens if that is less.
+
+    Raises:
+        UnsupportedModel: there is no bound, or a request of that length would change the numbers of others.
+    """
+    text = config.get_text_config(decoder=True)
+    bounds = [bound for bound in (getattr(text, "max_position_embeddings", None), wanted) if bound is not None]
+    if not bounds:
+        raise UnsupportedModel("its configuration names no context length; give max_model_len")
     limit = _rotary_limit(text)
-    if limit is not None and max_model_len > limit:
+    if limit is not None and min(bounds) > limit:
         raise UnsupportedModel(
             f"beyond {limit} tokens its rotary tables depend on the longest sequence of a batch, so one request would "
             f"change another; serve it with max_model_len <= {limit}"
         )
-    _windows(config)
+    return min(bounds)
 
 
 def probe(model: PreTrainedModel) -> Geometry:
@@ -85,13 +97,13 @@ def probe(model: PreTrainedModel) -> Geometry:
     model(input_ids=_trial_tokens(model, _SHORT)[None], past_key_values=cache, use_cache=True)
     shapes = set()
     for i, layer in enumerate(cache.layers):
-        if not isinstance(layer.keys, Tensor) or not isinstance(layer.values, Tensor):
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None:
             raise UnsupportedModel(f"layer {i} keeps no keys and values of its own")
-        if layer.keys.shape != layer.values.shape:
-            raise UnsupportedModel(
-                f"a key and a value of layer {i} differ in size, {layer.keys.shape[-1]} and {layer.values.shape[-1]}"
-            )
-        shapes.add((layer.keys.shape[1], layer.keys.shape[3]))
+        if keys.shape != values.shape:
+            sizes = f"{keys.shape[-1]} and {values.shape[-1]}"
+            raise UnsupportedModel(f"a key and a value of layer {i} differ in size, {sizes}")
+        shapes.add((keys.shape[1], keys.shape[3]))
     if len(shapes) != 1:
         raise UnsupportedModel(f"layers differ in (kv_heads, head_dim): {sorted(shapes)}")
     ((kv_heads, head_dim),) = shapes
@@ -149,7 +161,7 @@ def _relative_difference(paged: Tensor, own: Tensor) -> float:
     own, paged = own.float(), paged.float()
     spread = (own - own.mean(dim=-1, keepdim=True)).norm(dim=-1)
     differences = (paged - own).norm(dim=-1) / spread
-    return differences.sort().values[len(differences) // 2].item()
+    return float(differences.sort().values[len(differences) // 2])
 
 
 def _trial_tokens(model: PreTrainedModel, count: int) -> Tensor:
@@ -165,7 +177,11 @@ def _windows(config: PreTrainedConfig) -> tuple[Window, ...]:
         UnsupportedModel: a layer caches something else than keys and values.
     """
     windows: list[Window] = []
-    for i, layer in enumerate(DynamicCache(config=config).layers):
+    cached = DynamicCache(config=config).layers
+    layers = config.get_text_config(decoder=True).num_hidden_layers
+    if len(cached) != layers:
+        raise UnsupportedModel(f"only {len(cached)} of {layers} layers keep keys and values of their own")
+    for i, layer in enumerate(cached):
         if type(layer) is DynamicSlidingWindowLayer:
             windows.append(layer.sliding_window)
         elif type(layer) is DynamicLayer:

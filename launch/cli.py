@@ -23,6 +23,7 @@ from launch.config import CellOptions, Dtype, LoadFormat
 from launch.display import CellDisplay
 from launch.errors import ModelUnavailable
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
+from launch.stats import print_status
 from launch.supervisor import CellFailed
 from runtime.params import SamplingParams
 
@@ -138,6 +139,17 @@ def generate(  # noqa: PLR0913 - the flags of a request
             completion = await ask(client, messages, sampling, prompt=text if raw else None)
         if stats:
             show_stats(completion)
+
+    _run_client(once())
+
+
+@app.command
+def status(*, name: Name = "default") -> None:
+    """Show the workers of a running cell, their pages and their requests."""
+
+    async def once() -> None:
+        async with StreamingClient(_endpoint(name)) as client:
+            print_status(Console(), await client.status())
 
     _run_client(once())
 

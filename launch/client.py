@@ -16,16 +16,17 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-import zmq
 
 from runtime.clock import Clock, SystemClock
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
 from transport import codec
-from transport.control import ControlClient, new_context
+from transport.control import Context, ControlClient, new_context
 from transport.messages.client import (
+    AskStatus,
     Cancel,
+    CellStatus,
     ChatMessage,
     ClientHello,
     Delta,
@@ -211,9 +212,10 @@ class StreamingClient:
         self._codec = codec.client_side()
         self._generations: dict[str, Generation] = {}
         self._ids = (f"r{number}" for number in itertools.count())
+        self._status_waiters: list[asyncio.Future[CellStatus]] = []
         self._last_heard = 0.0
         self._goodbye: str | None = None
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._context: Context | None = None
         self._link: ControlClient | None = None
         self._keepalive: asyncio.Task[None] | None = None
         self.server: Welcome | None = None
@@ -247,6 +249,12 @@ class StreamingClient:
     ) -> None:
         for generation in list(self._generations.values()):
             generation.cancel()
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        self._close()
+
+    def abandon(self) -> None:
+        """Drop the connection without a word, as a killed process would."""
         if self._keepalive is not None:
             self._keepalive.cancel()
         self._close()
@@ -292,6 +300,21 @@ class StreamingClient:
         self.send(Submit(id=request_id, request=msgspec.Raw(request)))
         return generation
 
+    async def status(self) -> CellStatus:
+        """Pages and requests of every worker.
+
+        Raises:
+            ServerUnreachable: no answer within the connect timeout.
+        """
+        waiting: asyncio.Future[CellStatus] = asyncio.get_running_loop().create_future()
+        self._status_waiters.append(waiting)
+        self.send(AskStatus())
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                return await waiting
+        except TimeoutError as error:
+            raise ServerUnreachable(f"{self._endpoint} does not tell its status") from error
+
     def send(self, message: ToCoordinator) -> None:
         if self._link is None:
             raise ServerUnreachable("the client is not connected; use it as `async with StreamingClient(...)`")
@@ -311,6 +334,11 @@ class StreamingClient:
                 self._lose(reason)
             case Pong():
                 pass
+            case CellStatus():
+                for waiting in self._status_waiters:
+                    if not waiting.done():
+                        waiting.set_result(message)
+                self._status_waiters.clear()
             case Delta() | Done() | Failed():
                 generation = self._generations.get(message.id)
                 if generation is not None:

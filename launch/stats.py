@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launch.client import Completion
+from transport.messages.client import CellStatus
 
 
 def print_stats(console: Console, completion: Completion) -> None:
@@ -17,6 +18,25 @@ def print_stats(console: Console, completion: Completion) -> None:
     for row in stage_rows(completion):
         table.add_row(*row)
     console.print(table)
+
+
+def print_status(console: Console, status: CellStatus) -> None:
+    table = Table(show_header=True, header_style="bold", box=None, padding=(0, 2, 0, 0))
+    for title in ("worker", "pid", "pages", "free", "reserved", "quarantined", "running", "waiting"):
+        table.add_column(title, justify="left" if title == "worker" else "right")
+    for worker in status.workers:
+        numbers = (
+            worker.pid,
+            worker.total_pages,
+            worker.free_pages,
+            worker.reserved_pages,
+            worker.quarantined_pages,
+            worker.running,
+            worker.waiting,
+        )
+        table.add_row(worker.worker_id, *map(str, numbers))
+    console.print(table)
+    console.print(f"{status.in_flight} requests in flight, {status.queued} of them queued", highlight=False)
 
 
 def stage_rows(completion: Completion) -> list[tuple[str, str, str, str]]:

@@ -16,15 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from launch.config import CellOptions, coordinator_config, worker_configs
 from launch.placement import Placement
 from launch.rundir import launcher_endpoint
 from runtime import config
 from runtime.clock import Clock
 from transport import codec
-from transport.control import ControlClient
+from transport.control import Context, ControlClient
 from transport.messages.common import PROTOCOL_VERSION
 from transport.messages.launcher import (
     ClusterReady,
@@ -76,7 +74,7 @@ class Supervisor:
         options: CellOptions,
         cell: Path,
         placement: Placement,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         clock: Clock,
         observer: Observer,
     ) -> None:
@@ -174,7 +172,7 @@ class Supervisor:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
         )
         task = asyncio.get_running_loop().create_task(self._watch(child, child.process), name=f"watch {child.name}")
         self._tasks.add(task)

@@ -216,14 +216,15 @@ class PrefillWorker:
         self._let_go(prompt, stages, result)
 
     def _let_go(self, prompt: Prompt, stages: PrefillStages | None, result: HandOffResult | None) -> None:
-        if prompt.started:
+        quarantined = result is not None and result.quarantine
+        if prompt.started and not quarantined:
             self.pool.release(prompt.request_id)
         self._work.set()  # pages may be free for a prompt that waits
         self._freed.set()
         self._membership.send(
             PrefillReleased(
                 request_id=prompt.request_id,
-                quarantined_pages=len(prompt.pages) if result is not None and result.quarantine else 0,
+                quarantined_pages=len(prompt.pages) if quarantined else 0,
                 stages=result.add_to(stages) if result is not None and stages is not None else stages,
                 error=result.error if result is not None else None,
             )
@@ -247,11 +248,13 @@ class PrefillWorker:
             self.pool.quarantine(owner)
         else:
             self.pool.settle(owner)
-        self.pool.release(owner)
+            self.pool.release(owner)
         self._work.set()
+        self._freed.set()
         self._membership.send(
             SelfTestDone(
                 transfer_id=test.transfer_id,
+                quarantined_pages=len(pages) if result.quarantine else 0,
                 transport=self._kv.transport_name(test.peer),
                 gigabytes_per_s=result.nbytes / result.seconds / 1e9 if result.seconds > 0 else 0.0,
                 memcpy_gigabytes_per_s=memcpy,

@@ -20,7 +20,7 @@ class Codec(Generic[T]):
 
     def __init__(self, receives: object) -> None:
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(receives)  # type: ignore[arg-type]  # a union
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(receives)
 
     def encode(self, message: object) -> bytes:
         return self._encoder.encode(message)

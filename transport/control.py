@@ -11,11 +11,15 @@ messages for a peer it does not know unless told otherwise; ours is told, and sa
 import asyncio
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import TypeAlias
 
 import zmq
 
 from transport.errors import PeerLost
 from transport.messages.common import MAX_MESSAGE_BYTES
+
+Context: TypeAlias = zmq.Context[zmq.Socket[bytes]]
+"""One per process; others name it without importing zmq."""
 
 _HIGH_WATER_MESSAGES = 20_000
 _DRAIN_BURST = 256  # messages handled before other callbacks of the loop get their turn
@@ -27,14 +31,14 @@ class Sent(Enum):
     UNREACHABLE = auto()  # the peer is gone
 
 
-def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+def new_context() -> Context:
     return zmq.Context(io_threads=1)
 
 
 class _Socket:
     """A zmq socket drained on the loop whenever it has input."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], kind: int, high_water: int) -> None:
+    def __init__(self, context: Context, kind: int, high_water: int) -> None:
         self.raw = context.socket(kind)
         self.raw.setsockopt(zmq.LINGER, 1000)  # the last messages of a process that ends in good order still leave
         self.raw.setsockopt(zmq.SNDHWM, high_water)
@@ -94,7 +98,7 @@ class ControlServer:
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        context: Context,
         endpoint: str,
         on_message: Callable[[bytes, bytes], None],
         *,
@@ -124,9 +128,7 @@ class ControlServer:
 class ControlClient:
     """The other end: one connection to the coordinator."""
 
-    def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, on_message: Callable[[bytes], None]
-    ) -> None:
+    def __init__(self, context: Context, endpoint: str, on_message: Callable[[bytes], None]) -> None:
         self._socket = _Socket(context, zmq.DEALER, _HIGH_WATER_MESSAGES)
         self._socket.raw.connect(endpoint)
         self._on_message = on_message

@@ -7,11 +7,9 @@ Both kinds of worker hold one of these. Loop thread only.
 import asyncio
 from collections.abc import Callable
 
-import zmq
-
 from runtime.clock import Clock
 from transport import codec
-from transport.control import ControlClient
+from transport.control import Context, ControlClient
 from transport.errors import PeerLost, ProtocolMismatch
 from transport.messages.worker import (
     Beat,
@@ -29,7 +27,7 @@ WELCOME_TIMEOUT_S = 30.0
 
 
 class Membership:
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, worker_id: str, clock: Clock) -> None:
+    def __init__(self, context: Context, endpoint: str, worker_id: str, clock: Clock) -> None:
         self._codec = codec.worker_side()
         self._client = ControlClient(context, endpoint, self._received)
         self._worker_id = worker_id

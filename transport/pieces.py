@@ -51,15 +51,19 @@ def _ends(runs: Sequence[int]) -> Iterator[int]:
         yield end
 
 
-def locate(regions: Sequence[Region], piece: Piece) -> Region:
-    """The memory of a piece, given this side's runs.
+def place(regions: Sequence[Region], pieces: Sequence[Piece]) -> tuple[Region, ...]:
+    """The memory of each piece, given this side's runs; one pass over both.
 
     Raises:
-        ValueError: the piece is not inside one run.
+        ValueError: a piece is not inside one run.
     """
-    start = 0
-    for region in regions:
-        if piece.offset < start + region.nbytes:
-            return region.slice(piece.offset - start, piece.nbytes)
-        start += region.nbytes
-    raise ValueError(f"piece {piece} lies behind the last run")
+    places: list[Region] = []
+    index = start = 0
+    for piece in pieces:
+        while index < len(regions) and piece.offset >= start + regions[index].nbytes:
+            start += regions[index].nbytes
+            index += 1
+        if index == len(regions):
+            raise ValueError(f"piece {piece} lies behind the last run")
+        places.append(regions[index].slice(piece.offset - start, piece.nbytes))
+    return tuple(places)

@@ -4,7 +4,9 @@ Two implementations: `transport.loopback` (in one process, with scripted faults)
 the loop thread of its process. Semantics are those of two-sided tagged messages, as UCX has them:
 
 - The receiver chooses the memory; a message is matched by its 64-bit tag alone.
-- A send or receive that was started owns its memory until its future is done. Nothing cancels a send.
+- A send or receive that was started owns its memory until its future is done. Nothing cancels one but closing its link.
+- A message shorter than the memory posted for it ends the receive. A longer one ends it with `TransferFailed`, and ends
+  its send; the wire never says how long a message was (UCXX does not know).
 - Control messages are small, arrive whole, in the order sent on one link, and before any data sent after them matters.
 """
 
@@ -26,8 +28,11 @@ class Link(Protocol):
         """Start sending a small message; its loss shows as the loss of the peer."""
         ...
 
-    def recv(self, tag: int, region: Region) -> asyncio.Future[int]:
-        """Start receiving at most `region.nbytes` bytes from this peer; the future gives how many came."""
+    def recv(self, tag: int, region: Region) -> asyncio.Future[None]:
+        """Start receiving one message of at most `region.nbytes` bytes; the future ends when it is in.
+
+        `PeerLost` when it will not come any more, `TransferFailed` when it is longer than `region`.
+        """
         ...
 
     def close(self) -> None:
@@ -42,7 +47,7 @@ class Wire(Protocol):
         """What another process needs in order to `connect` here."""
         ...
 
-    def connect(self, address: bytes, *, same_host: bool) -> Link: ...
+    def connect(self, address: bytes) -> Link: ...
 
     def on_control(self, handler: Callable[[bytes], None]) -> None:
         """Call `handler` with every control message that arrives, from whomever; set once, before any peer connects."""

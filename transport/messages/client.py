@@ -12,7 +12,7 @@ from msgspec import Meta, Raw, Struct
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
-from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Reason, Seconds, TokenIds
+from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Name, Reason, Role, Seconds, TokenIds
 
 FailureCode = Literal[
     "invalid_request", "model_not_found", "overloaded", "draining", "timeout", "worker_lost", "internal"
@@ -59,7 +59,11 @@ class Ping(Message, frozen=True):
     pass
 
 
-ToCoordinator = ClientHello | Submit | Cancel | Ping
+class AskStatus(Message, frozen=True):
+    """Answered by one `CellStatus`."""
+
+
+ToCoordinator = ClientHello | Submit | Cancel | Ping | AskStatus
 
 # --- coordinator -> client -------------------------------------------------------------------------------------------
 
@@ -117,4 +121,24 @@ class Pong(Message, frozen=True):
     pass
 
 
-ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong
+class WorkerStatus(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A worker's pages and requests, as its last heartbeat told them; free + reserved + quarantined = total."""
+
+    worker_id: Name
+    role: Role
+    pid: Count
+    total_pages: Count
+    free_pages: Count
+    reserved_pages: Count
+    quarantined_pages: Count
+    running: Count
+    waiting: Count
+
+
+class CellStatus(Message, frozen=True):
+    workers: tuple[WorkerStatus, ...]
+    queued: Count  # requests that wait for pages or for a prefill worker
+    in_flight: Count  # requests that a client waits for, the queued ones included
+
+
+ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong | CellStatus

@@ -4,7 +4,7 @@ History of PROTOCOL_VERSION:
   1  first version
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -24,6 +24,7 @@ Epoch = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 RequestId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 TransferId = Annotated[int, Meta(ge=0, lt=1 << 40)]
 """Unique for the life of a coordinator: a request that is tried again gets a new one. 40 bits, for the UCX tag."""
+Role = Literal["prefill", "decode"]
 TokenIds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 31)], ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from transport.messages.common import Count, Epoch, Message, Name, Reason
-from transport.messages.worker import Role
+from transport.messages.common import Count, Epoch, Message, Name, Reason, Role
 
 # --- launcher -> coordinator -----------------------------------------------------------------------------------------
 

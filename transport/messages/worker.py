@@ -5,7 +5,7 @@ A worker says `Loading` while it starts, then `Hello`, and is answered by `Welco
 whatever happens to the request, unless the worker itself is lost.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -21,13 +21,11 @@ from transport.messages.common import (
     Name,
     Reason,
     RequestId,
+    Role,
     Seconds,
     TokenIds,
     TransferId,
 )
-
-Role = Literal["prefill", "decode"]
-
 
 # --- worker -> coordinator -------------------------------------------------------------------------------------------
 
@@ -64,6 +62,7 @@ class SelfTestDone(Message, frozen=True):
     """Each side's report of a `SelfTest`, when its pages are free again; only the prefill side measures."""
 
     transfer_id: TransferId
+    quarantined_pages: Count
     error: Reason | None = None
     transport: Annotated[str, Meta(max_length=200)] = ""
     gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0

@@ -1,0 +1,181 @@
+"""How does text become token ids, and token ids text?
+
+Two implementations: `HfText` for a model directory and `ByteText` for the fake engine. Loaded once by the coordinator,
+which owns all text; both are read-only after that and may be used from any thread.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from tokenizers import Tokenizer
+
+from coordinator.chat_template import ChatTemplate
+from coordinator.detokenizer import ByteDetokenizer, Detokenizer, HfDetokenizer
+from transport.messages.client import ChatMessage
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MAX_COMPOSITION = 4
+"""Characters that Unicode normalisation can turn into one (UAX 15: a decomposition has at most 4)."""
+
+
+class Text(Protocol):
+    """What the coordinator knows of a model's text."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_token_chars(self) -> int:
+        """The most characters of a text that one token stands for: a longer text than `max_model_len` times this many
+        cannot fit, and is refused before anyone tokenises it."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids, with the model's special tokens (such as a first `<s>`) around them when asked.
+
+        Takes about 0.2 us a character; the loop hands a long text to a thread.
+        """
+        ...
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        """The prompt text of a chat, up to where the assistant's answer begins.
+
+        Raises:
+            ValueError: the model has no chat template, or its template refuses these messages.
+        """
+        ...
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The token ids of `render_chat`, which holds the special tokens already.
+
+        Raises:
+            ValueError: as `render_chat`.
+        """
+        ...
+
+    def decoder(self) -> Detokenizer:
+        """A fresh one, for the output of one request."""
+        ...
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token inside a text, special tokens included; U+FFFD for half a character."""
+        ...
+
+
+class HfText:
+    """The tokenizer of a local model directory in Hugging Face form.
+
+    Reads `tokenizer.json` and, where they are there, `tokenizer_config.json`, `special_tokens_map.json` and
+    `chat_template.jinja`.
+
+    Raises:
+        FileNotFoundError: no `tokenizer.json`.
+        ValueError: the chat template is broken.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{directory} has no tokenizer.json: not a model directory with a fast tokenizer")
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._max_token_chars = _max_token_chars(self._tokenizer)
+        self._anchor = self._tokenizer.encode("a", add_special_tokens=False).ids
+        self._template = _chat_template(directory)
+        self._name = directory.name
+
+    @property
+    def vocab_size(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def max_token_chars(self) -> int:
+        return self._max_token_chars
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        # Only the batch form lets go of the GIL, so that a thread can do this beside the loop; "fast" skips offsets.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        if self._template is None:
+            raise ValueError(f"the model {self._name} has no chat template: send a prompt instead of messages")
+        return self._template.render([{"role": message.role, "content": message.content} for message in messages])
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        return self.encode(self.render_chat(messages), add_special_tokens=False)
+
+    def decoder(self) -> Detokenizer:
+        return HfDetokenizer(self._tokenizer, self._special)
+
+    def token_text(self, token_id: int) -> str:
+        before = self._decode(self._anchor)  # decoders treat the first token of a text specially
+        return self._decode([*self._anchor, token_id])[len(before) :]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+
+
+class ByteText:
+    """The text of the fake engine: a token is a byte of UTF-8, a chat is lines of `role: content`."""
+
+    vocab_size = 256
+    max_token_chars = 1
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002 - it has none
+        return list(text.encode())
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        if not messages:
+            raise ValueError("a chat has at least one message")
+        return "".join(f"{message.role}: {message.content}\n" for message in messages) + "assistant: "
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        return self.encode(self.render_chat(messages))
+
+    def decoder(self) -> Detokenizer:
+        return ByteDetokenizer()
+
+    def token_text(self, token_id: int) -> str:
+        return bytes((token_id,)).decode(errors="replace")
+
+
+def _max_token_chars(tokenizer: Tokenizer) -> int:
+    longest = max(map(len, tokenizer.get_vocab(with_added_tokens=True)))
+    return longest if tokenizer.normalizer is None else longest * _MAX_COMPOSITION
+
+
+def _chat_template(directory: Path) -> ChatTemplate | None:
+    """`chat_template.jinja`, or else the template in `tokenizer_config.json`, where several have names."""
+    config = _json_object(directory / "tokenizer_config.json")
+    file = directory / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")
+    if isinstance(source, list):
+        source = next((entry["template"] for entry in source if entry["name"] == "default"), None)
+    if not isinstance(source, str):
+        return None
+    return ChatTemplate(source, _special_tokens({**_json_object(directory / "special_tokens_map.json"), **config}))
+
+
+def _special_tokens(config: Mapping[str, object]) -> dict[str, str]:
+    """The tokens that templates know by name; a file holds each as a string or as an object with its `content`."""
+    tokens = {name: config.get(name) for name in _SPECIAL_TOKENS}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in tokens.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _json_object(path: Path) -> dict[str, object]:
+    """
+    Raises:
+        ValueError: the file is there and does not hold a JSON object.
+    """
+    if not path.is_file():
+        return {}
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(value, dict):
+        return value
+    raise ValueError(f"{path} does not hold a JSON object")

@@ -1,0 +1,169 @@
+"""When may a prefill worker hand off to a decode worker, and what does finding out cost?"""
+
+from coordinator.events import Action, SelfTested, Tell, Ticked, WorkerLost
+from coordinator.links import SELF_TEST_BYTES
+from coordinator.state import Phase
+from tests.support.cells import Cell, peer, told
+from transport.messages.worker import SelfTest, SelfTestDone
+
+
+def started(actions: list[Action]) -> dict[str, Action]:
+    """The self-tests among `actions`, by worker."""
+    return {action.worker_id: action for action in actions if isinstance(action, Tell) and is_test(action)}
+
+
+def is_test(action: Tell) -> bool:
+    return isinstance(action.message, SelfTest)
+
+
+def joined() -> tuple[Cell, dict[str, Action]]:
+    cell = Cell(prefill=0, decode=0)
+    assert cell.join("d0") == []
+    return cell, started(cell.join("p0"))
+
+
+def test_both_sides_are_told_of_one_transfer_of_the_same_size() -> None:
+    cell = Cell(prefill=0, decode=0, pages=64)
+    cell.join("d0")
+    (decode, to_decode), (prefill, to_prefill) = told(cell.join("p0"))
+    assert (decode, prefill) == ("d0", "p0")
+    assert to_decode == SelfTest(transfer_id=1, peer=peer("p0"), pages=16)
+    assert to_prefill == SelfTest(transfer_id=1, peer=peer("d0"), pages=16)
+    assert cell.worker("d0").free_pages == 64 - 16
+
+
+def test_a_test_is_never_larger_than_needed_nor_than_a_quarter_of_the_smaller_pool() -> None:
+    for decode_pages, pages in ((3, 1), (40, 10), (400, SELF_TEST_BYTES >> 20)):
+        cell = Cell(prefill=0, decode=0)
+        cell.join("d0", pages=decode_pages)
+        _, (_, message) = told(cell.join("p0", pages=1000))
+        assert isinstance(message, SelfTest)
+        assert message.pages == pages
+
+
+def test_the_second_round_makes_the_link_and_is_what_it_reports() -> None:
+    cell, tests = joined()
+    assert cell.self_tested(tests["p0"]) == []
+    again = started(cell.self_tested(tests["d0"]))
+    assert set(again) == {"p0", "d0"}
+    assert cell.worker("p0").links == {}
+    cell.self_tested(again["d0"])
+    second = cell.state.link_tests.copy()
+    cell.self_tested(again["p0"])
+    assert [report.transfer_id for report in cell.worker("p0").links.values()] == list(second)
+    assert cell.state.link_tests == {}
+    assert cell.worker("d0").free_pages == 64
+
+
+def test_no_request_goes_over_an_untested_pair() -> None:
+    cell, tests = joined()
+    request_id, actions = cell.submit()
+    assert actions == []
+    for _ in range(2):
+        cell.self_tested(tests["p0"])
+        tests = started(cell.self_tested(tests["d0"]))
+    assert cell.record(request_id).phase is Phase.PREFILLING
+
+
+def test_every_pair_is_tested_once() -> None:
+    cell = Cell(prefill=2, decode=3)
+    for prefill in ("p0", "p1"):
+        assert set(cell.worker(prefill).links) == {"d0", "d1", "d2"}
+    assert cell.feed(Ticked()) == []
+
+
+def test_a_test_waits_for_pages_instead_of_taking_those_of_requests() -> None:
+    cell = Cell(pages=8)
+    running = cell.start(prompt_tokens=16, max_tokens=17)  # all pages
+    assert cell.join("p1") == []
+    cell.prefill_lets_go(running, error="stuck")
+    assert set(started(cell.decode_lets_go(running))) == {"p1", "d0"}
+
+
+def test_a_failed_test_is_tried_again_after_the_next_tick_whichever_side_failed() -> None:
+    for side in ("p0", "d0"):
+        cell, tests = joined()
+        other = "d0" if side == "p0" else "p0"
+        assert cell.self_tested(tests[side], error="no route") == []
+        assert cell.self_tested(tests[other]) == []
+        assert cell.worker("d0").free_pages == 64
+        assert cell.submit()[1] == []
+        assert set(started(cell.feed(Ticked()))) == {"p0", "d0"}
+
+
+def test_quarantined_pages_of_a_test_do_not_come_back() -> None:
+    cell, tests = joined()
+    transfer_id = next(iter(cell.state.link_tests))
+    cell.self_tested(tests["p0"], error="gone")
+    cell.feed(SelfTested("d0", SelfTestDone(transfer_id=transfer_id, quarantined_pages=16, error="the peer is gone")))
+    assert (cell.worker("d0").free_pages, cell.worker("d0").quarantined_pages) == (48, 16)
+
+
+def test_unknown_doubled_and_late_reports_change_nothing() -> None:
+    cell, tests = joined()
+    for worker_id, transfer_id in (("p0", 99), ("nobody", 1)):
+        assert cell.feed(SelfTested(worker_id, SelfTestDone(transfer_id=transfer_id, quarantined_pages=0))) == []
+    cell.self_tested(tests["d0"])
+    assert cell.self_tested(tests["d0"]) == []
+    assert cell.worker("d0").free_pages == 64
+
+
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_links_of_a_lost_worker_go_with_it() -> None:
+    cell = Cell(prefill=2, decode=2)
+    cell.feed(WorkerLost("d0", "killed"))
+    assert set(cell.worker("p0").links) == set(cell.worker("p1").links) == {"d1"}
+    assert {worker for worker, _ in told(cell.join("d0", epoch=2))} == {"d0", "p0", "p1"}
+
+
+def relinked(cell: Cell, tests: dict[str, Action]) -> bool:
+    for _ in range(2):
+        cell.self_tested(tests["p0"])
+        tests = started(cell.self_tested(tests["d0"]))
+    return set(cell.worker("p0").links) == {"d0"}
+
+
+def test_a_prefill_worker_lost_after_decode_has_reported_can_be_linked_again() -> None:
+    cell, tests = joined()
+    cell.self_tested(tests["d0"])
+    cell.feed(WorkerLost("p0", "killed"))
+    assert cell.state.link_tests == {}
+    assert relinked(cell, started(cell.join("p0", epoch=2)))
+
+
+def test_a_prefill_worker_lost_after_it_has_reported_is_not_linked_by_that_report() -> None:
+    cell, tests = joined()
+    cell.self_tested(tests["p0"])
+    cell.feed(WorkerLost("p0", "killed"))
+    cell.join("p0", epoch=2)
+    assert cell.self_tested(tests["d0"], error="the peer is gone") == []
+    assert cell.worker("p0").links == {}
+    assert relinked(cell, started(cell.feed(Ticked())))
+
+
+def test_a_report_on_a_worker_that_is_gone_gives_the_pages_back() -> None:
+    cell, tests = joined()
+    cell.self_tested(tests["p0"])
+    cell.feed(WorkerLost("p0", "killed"))
+    assert cell.worker("d0").free_pages == 48
+    assert cell.self_tested(tests["d0"]) == []
+    assert cell.worker("d0").free_pages == 64
+
+
+def test_a_lost_decode_worker_is_tested_again_when_the_old_test_is_over() -> None:
+    cell, tests = joined()
+    cell.feed(WorkerLost("d0", "killed"))
+    assert started(cell.join("d0", epoch=2)) == {}, "the prefill worker still holds pages of the old test"
+    assert cell.self_tested(tests["p0"], error="the peer is gone") == []
+    assert relinked(cell, started(cell.feed(Ticked())))
+
+
+def test_losing_both_sides_leaves_no_test_behind() -> None:
+    cell, _ = joined()
+    cell.feed(WorkerLost("d0", "killed"))
+    cell.feed(WorkerLost("p0", "killed"))
+    assert cell.state.link_tests == {}
+    cell.join("d0", epoch=2)
+    assert relinked(cell, started(cell.join("p0", epoch=2)))

@@ -1,0 +1,481 @@
+"""What does the machine do for each event, in each phase of a request?"""
+
+import pytest
+
+from coordinator.admission import AdmissionLimits
+from coordinator.events import (
+    CancelAsked,
+    DrainAsked,
+    Emit,
+    Fail,
+    Finish,
+    FirstTokenMade,
+    PrefillLetGo,
+    StopStringFound,
+    Ticked,
+    TokensMade,
+    WorkerLost,
+)
+from coordinator.machine import FINISH_GRACE_S
+from coordinator.state import Phase
+from runtime.params import FinishReason
+from runtime.stages import DecodeStages, PrefillStages
+from tests.support.cells import Cell, peer, token, told
+from transport.messages.worker import Admit, CancelRequest, PeerGone, Prefill, TokenStep
+
+STOP, LENGTH, CANCELLED = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED
+
+
+def failed(cell: Cell, request_id: int) -> Fail:
+    last = cell.last_word(request_id)
+    assert isinstance(last, Fail)
+    return last
+
+
+def finished(cell: Cell, request_id: int) -> Finish:
+    last = cell.last_word(request_id)
+    assert isinstance(last, Finish)
+    return last
+
+
+def decoding(cell: Cell, max_tokens: int = 4) -> int:
+    request_id = cell.start(max_tokens=max_tokens)
+    cell.first_token(request_id)
+    cell.prefill_lets_go(request_id)
+    cell.token(request_id, 1)
+    return request_id
+
+
+# --- the straight path -----------------------------------------------------------------------------------------------
+
+
+def test_admit_and_prefill_leave_in_one_step_under_one_transfer() -> None:
+    cell = Cell()
+    request_id, actions = cell.submit(prompt_tokens=8, max_tokens=4)
+    (decode, admit), (prefill, order) = told(actions)
+    assert (decode, prefill) == ("d0", "p0")
+    assert isinstance(admit, Admit)
+    assert isinstance(order, Prefill)
+    assert admit.transfer_id == order.transfer_id
+    assert (admit.peer, order.peer) == (peer("p0"), peer("d0"))
+    assert admit.prompt == order.prompt == tuple(range(8))
+    assert admit.request_id == order.request_id == request_id
+    assert admit.pages == 3  # 8 + 4 - 1 tokens on pages of 4
+    assert cell.worker("d0").free_pages == 64 - 3
+
+
+def test_token_1_goes_out_at_once_and_the_rest_follows_in_order() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=3)
+    assert cell.first_token(request_id) == [Emit(request_id, 0, (token(0),))]
+    assert cell.record(request_id).phase is Phase.HANDING_OFF
+    assert cell.token(request_id, 1) == [Emit(request_id, 1, (token(1),))]
+    assert cell.record(request_id).phase is Phase.DECODING
+    assert cell.token(request_id, 2, LENGTH) == [Emit(request_id, 2, (token(2),))]
+    assert cell.record(request_id).phase is Phase.FINISHING
+
+
+def test_the_last_word_waits_for_the_numbers_of_both_workers() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=2)
+    cell.now = 101.0
+    cell.first_token(request_id)
+    cell.now = 101.5
+    cell.token(request_id, 1, LENGTH)
+    assert cell.prefill_lets_go(request_id, compute_s=0.25) == []
+    (end,) = cell.decode_lets_go(request_id)
+    assert isinstance(end, Finish)
+    assert end.reason is LENGTH
+    ledger = end.ledger
+    assert (ledger.queue_s, ledger.first_token_s, ledger.handoff_gap_s, ledger.total_s) == (0.0, 1.0, 0.5, 1.5)
+    assert ledger.prefill == PrefillStages(queue_s=0.0, compute_s=0.25, chunks=1)
+    assert ledger.decode == DecodeStages(steps=3)
+    assert (ledger.prefill_worker, ledger.decode_worker) == ("p0", "d0")
+    assert cell.state.requests == {}
+    assert cell.worker("d0").free_pages == 64
+
+
+def test_the_last_word_does_not_wait_for_ever_for_the_numbers() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=2)
+    cell.first_token(request_id)
+    cell.token(request_id, 1, LENGTH)
+    cell.now += FINISH_GRACE_S
+    assert cell.feed(Ticked()) == []
+    cell.now += 0.01
+    (end,) = cell.feed(Ticked())
+    assert isinstance(end, Finish)
+    assert end.ledger.decode is None
+    assert cell.worker("d0").free_pages < 64, "the credits come back with the pages, not with the last word"
+    cell.prefill_lets_go(request_id)
+    assert cell.decode_lets_go(request_id) == []
+    assert cell.worker("d0").free_pages == 64
+
+
+def test_one_token_needs_no_decode_worker() -> None:
+    cell = Cell(prefill=1, decode=0)
+    request_id, actions = cell.submit(max_tokens=1)
+    ((prefill, order),) = told(actions)
+    assert prefill == "p0"
+    assert isinstance(order, Prefill)
+    assert order.peer is None
+    cell.first_token(request_id, LENGTH)
+    cell.prefill_lets_go(request_id)
+    assert finished(cell, request_id).reason is LENGTH
+    assert finished(cell, request_id).ledger.decode_worker == ""
+
+
+def test_a_request_that_ends_with_token_1_gets_its_decode_pages_back() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.first_token(request_id, STOP)
+    assert cell.record(request_id).phase is Phase.FINISHING
+    cell.decode_lets_go(request_id, error="the sender ended the transfer")
+    cell.prefill_lets_go(request_id)
+    assert finished(cell, request_id).reason is STOP
+    assert cell.worker("d0").free_pages == 64
+
+
+def test_one_step_of_the_decode_worker_serves_the_whole_batch() -> None:
+    cell = Cell()
+    first, second = cell.start(), cell.start()
+    for request_id in (first, second):
+        cell.first_token(request_id)
+    steps = (TokenStep(second, 1, token(1)), TokenStep(first, 1, token(1)))
+    assert cell.feed(TokensMade("d0", steps)) == [Emit(second, 1, (token(1),)), Emit(first, 1, (token(1),))]
+
+
+# --- decode overtakes prefill ----------------------------------------------------------------------------------------
+
+
+def test_tokens_that_overtake_token_1_wait_for_it() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=4)
+    assert cell.token(request_id, 1) == []
+    assert cell.token(request_id, 2) == []
+    assert cell.first_token(request_id) == [Emit(request_id, index, (token(index),)) for index in range(3)]
+    assert cell.record(request_id).phase is Phase.DECODING
+
+
+def test_an_answer_that_was_complete_before_token_1_came_is_not_lost() -> None:
+    """The decode worker may even have let go; only token 1 is still on its way, over another connection."""
+    cell = Cell()
+    request_id = cell.start(max_tokens=3)
+    cell.token(request_id, 1)
+    cell.token(request_id, 2, LENGTH)
+    assert cell.decode_lets_go(request_id) == []
+    cell.first_token(request_id)
+    cell.prefill_lets_go(request_id)
+    assert cell.emitted(request_id) == [1000, 1001, 1002]
+    assert finished(cell, request_id).reason is LENGTH
+
+
+def test_an_answer_that_ends_with_token_1_is_not_failed_by_the_hand_off_that_ended_for_it() -> None:
+    """The prefill worker ends the transfer because of the last token; the decode worker's word of it overtakes that."""
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    assert cell.decode_lets_go(request_id, error="the sender ended the transfer") == []
+    cell.first_token(request_id, STOP)
+    cell.prefill_lets_go(request_id)
+    assert finished(cell, request_id).reason is STOP
+
+
+def test_a_hand_off_that_failed_before_token_1_fails_the_request_when_token_1_is_not_the_last() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.decode_lets_go(request_id, error="page 0 differs")
+    cell.first_token(request_id)
+    assert "worker d0 could not go on: page 0 differs" in failed(cell, request_id).message
+
+
+def test_a_hand_off_that_failed_before_token_1_is_the_reason_when_no_token_comes() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.decode_lets_go(request_id, error="the link broke")
+    cell.prefill_lets_go(request_id, error="the peer closed")
+    assert "the link broke" in failed(cell, request_id).message
+
+
+def test_token_1_lost_with_its_worker_fails_an_answer_that_decode_has_completed() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=2)
+    cell.token(request_id, 1, LENGTH)
+    cell.decode_lets_go(request_id)
+    cell.feed(WorkerLost("p0", "killed"))
+    assert failed(cell, request_id).code == "worker_lost"
+    assert cell.emitted(request_id) == []
+
+
+def test_a_gap_in_the_tokens_ends_the_process() -> None:
+    cell = Cell()
+    request_id = cell.start()
+    cell.first_token(request_id)
+    with pytest.raises(AssertionError, match="token 2, but 1 is due"):
+        cell.machine.handle(TokensMade("d0", (TokenStep(request_id, 2, token(2)),)), cell.now)
+
+
+# --- cancel and stop strings -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", [CancelAsked, StopStringFound])
+def test_the_client_ends_a_request_in_every_phase(event: type[CancelAsked] | type[StopStringFound]) -> None:
+    reason = CANCELLED if event is CancelAsked else STOP
+    stop = {("p0", "prefill"), ("d0", "decode")}
+    for tokens in range(3):
+        cell = Cell()
+        request_id = cell.start(max_tokens=4)
+        if tokens > 0:
+            cell.first_token(request_id)
+        if tokens > 1:
+            cell.token(request_id, 1)
+        actions = cell.feed(event(request_id))
+        assert finished(cell, request_id).reason is reason
+        assert {worker for worker, _ in told(actions)} == {worker for worker, _ in stop}
+        assert all(message == CancelRequest(request_id=request_id) for _, message in told(actions))
+        assert cell.feed(event(request_id)) == [], "asking twice changes nothing"
+        assert cell.worker("d0").free_pages < 64, "cancelling stops compute, not the transfer"
+        cell.prefill_lets_go(request_id)
+        cell.decode_lets_go(request_id)
+        assert cell.state.requests == {}
+        assert cell.worker("d0").free_pages == 64
+
+
+def test_cancelling_a_queued_request_takes_it_out_of_the_queue() -> None:
+    cell = Cell(prefill=0, decode=0)
+    request_id, _ = cell.submit()
+    behind, _ = cell.submit()
+    (end,) = cell.feed(CancelAsked(request_id))
+    assert isinstance(end, Finish)
+    assert list(cell.state.queue) == [behind]
+    assert request_id not in cell.state.requests
+
+
+def test_tokens_of_a_cancelled_request_reach_nobody() -> None:
+    cell = Cell()
+    request_id = cell.start()
+    cell.feed(CancelAsked(request_id))
+    assert cell.first_token(request_id) == []
+    assert cell.token(request_id, 1) == []
+    assert cell.worker("p0").backlog_tokens == 0
+
+
+def test_cancel_after_the_last_token_changes_nothing_but_a_stop_string_is_the_reason() -> None:
+    for event, reason in ((CancelAsked, LENGTH), (StopStringFound, STOP)):
+        cell = Cell()
+        request_id = cell.start(max_tokens=2)
+        cell.first_token(request_id)
+        cell.token(request_id, 1, LENGTH)
+        assert cell.feed(event(request_id)) == []
+        cell.prefill_lets_go(request_id)
+        cell.decode_lets_go(request_id)
+        assert finished(cell, request_id).reason is reason
+
+
+def test_cancelling_an_unknown_request_does_nothing() -> None:
+    assert Cell().feed(CancelAsked(77)) == []
+
+
+# --- deadlines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2])
+def test_a_deadline_fails_the_request_and_stops_its_workers(tokens: int) -> None:
+    cell = Cell()
+    request_id = cell.start(timeout_s=5.0)
+    if tokens > 0:
+        cell.first_token(request_id)
+    if tokens > 1:
+        cell.token(request_id, 1)
+    cell.now += 4.9
+    assert cell.feed(Ticked()) == []
+    cell.now += 0.1
+    actions = cell.feed(Ticked())
+    assert failed(cell, request_id).code == "timeout"
+    assert sorted(worker for worker, _ in told(actions)) == ["d0", "p0"]
+    cell.now += 5.0
+    assert cell.feed(Ticked()) == []
+
+
+def test_a_queued_request_times_out_and_makes_way() -> None:
+    cell = Cell(pages=8)
+    running = cell.start(prompt_tokens=8, max_tokens=13)  # 5 pages
+    first, _ = cell.submit(prompt_tokens=8, max_tokens=13, timeout_s=1.0)
+    second, _ = cell.submit(prompt_tokens=4, max_tokens=2)
+    assert list(cell.state.queue) == [first, second]
+    cell.now += 1.0
+    cell.feed(Ticked())
+    assert failed(cell, first).code == "timeout"
+    assert cell.record(second).phase is Phase.PREFILLING
+    assert cell.record(running).phase is Phase.PREFILLING
+
+
+# --- workers let go --------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_hand_off_fails_the_request() -> None:
+    cell = Cell()
+    request_id = cell.start()
+    cell.first_token(request_id)
+    actions = cell.decode_lets_go(request_id, error="page 0 differs")
+    assert failed(cell, request_id).code == "internal"
+    assert "page 0 differs" in failed(cell, request_id).message
+    assert told(actions) == [("p0", CancelRequest(request_id=request_id))]
+
+
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+def test_a_worker_that_lets_go_too_early_has_failed(side: str) -> None:
+    cell = Cell()
+    request_id = cell.start()
+    if side == "prefill":
+        cell.prefill_lets_go(request_id)
+    else:
+        cell.first_token(request_id)
+        cell.decode_lets_go(request_id)
+    assert failed(cell, request_id).code == "internal"
+
+
+def test_an_error_of_the_prefill_worker_comes_too_late_for_a_request_that_decodes() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=3)
+    cell.first_token(request_id)
+    cell.token(request_id, 1)
+    assert cell.prefill_lets_go(request_id, error="its endpoint closed") == []
+    assert cell.record(request_id).phase is Phase.DECODING
+
+
+def test_quarantined_pages_do_not_come_back() -> None:
+    cell = Cell()
+    request_id = cell.start(prompt_tokens=8, max_tokens=4)  # 3 pages
+    cell.decode_lets_go(request_id, error="never settled", quarantined=3)
+    cell.prefill_lets_go(request_id, error="never settled", quarantined=2)
+    assert (cell.worker("d0").free_pages, cell.worker("d0").quarantined_pages) == (61, 3)
+    assert cell.worker("p0").quarantined_pages == 2
+
+
+def test_the_rate_of_a_prefill_worker_is_measured_and_smoothed() -> None:
+    cell = Cell()
+    for compute_s, rate in ((0.1, 80.0), (0.2, 80.0 + 0.3 * (40.0 - 80.0))):
+        request_id = cell.start(prompt_tokens=8)
+        cell.first_token(request_id)
+        cell.prefill_lets_go(request_id, compute_s=compute_s)
+        assert cell.worker("p0").tokens_per_s == pytest.approx(rate)
+
+
+def test_words_about_requests_that_a_worker_does_not_hold_are_ignored() -> None:
+    cell = Cell(prefill=2, decode=2)
+    request_id = cell.start()
+    assert cell.first_token(request_id, by="p1") == []
+    assert cell.first_token(99) == []
+    assert cell.token(request_id, 1, by="d1") == []
+    assert cell.feed(FirstTokenMade("nobody", request_id, token(0), None)) == []
+    assert cell.feed(PrefillLetGo("p1", request_id, 0, None, "what?")) == []
+    assert cell.decode_lets_go(request_id, by="d1") == []
+    assert cell.record(request_id).phase is Phase.PREFILLING
+
+
+# --- workers are lost ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lost", "tokens", "fails"), [("p0", 0, True), ("p0", 1, True), ("p0", 2, False), ("d0", 0, True), ("d0", 2, True)]
+)
+def test_a_lost_worker_fails_the_requests_that_still_need_it(lost: str, tokens: int, *, fails: bool) -> None:
+    cell = Cell()
+    request_id = cell.start()
+    if tokens > 0:
+        cell.first_token(request_id)
+    if tokens > 1:
+        cell.token(request_id, 1)
+    other = "d0" if lost == "p0" else "p0"
+    actions = told(cell.feed(WorkerLost(lost, "killed")))
+    assert actions[0] == (other, PeerGone(worker_id=lost, epoch=1))
+    assert ((other, CancelRequest(request_id=request_id)) in actions) == fails
+    assert (cell.last_word(request_id) is not None) == fails
+    if fails:
+        assert failed(cell, request_id).code == "worker_lost"
+        assert request_id in cell.state.requests, "the other worker still holds pages of it"
+        (cell.decode_lets_go if lost == "p0" else cell.prefill_lets_go)(request_id)
+        assert request_id not in cell.state.requests
+
+
+def test_losing_the_last_holder_ends_a_request_that_only_waited_for_numbers() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=2)
+    cell.first_token(request_id)
+    cell.token(request_id, 1, LENGTH)
+    cell.prefill_lets_go(request_id)
+    cell.feed(WorkerLost("d0", "killed"))
+    assert finished(cell, request_id).reason is LENGTH
+    assert cell.state.requests == {}
+
+
+def test_losing_both_workers_ends_a_request_once() -> None:
+    cell = Cell()
+    request_id = cell.start()
+    cell.feed(WorkerLost("d0", "killed"))
+    cell.feed(WorkerLost("p0", "killed"))
+    assert failed(cell, request_id).code == "worker_lost"
+    assert cell.state.requests == {}
+
+
+def test_a_worker_that_comes_back_is_another_one() -> None:
+    cell = Cell()
+    request_id = cell.start()
+    cell.feed(WorkerLost("d0", "killed"))
+    cell.join("d0", epoch=2)
+    assert cell.worker("d0").free_pages + cell.state.link_tests[max(cell.state.link_tests)].pages == 64
+    assert cell.decode_lets_go(request_id) == [], "a late word of the old one"
+    cell.feed(WorkerLost("nobody", "?"))
+    with pytest.raises(AssertionError, match="joined twice"):
+        cell.join("d0", epoch=3)
+
+
+# --- admission, order and drain --------------------------------------------------------------------------------------
+
+
+def test_first_come_first_served_even_if_a_later_one_would_fit() -> None:
+    cell = Cell(pages=8)
+    running = cell.start(prompt_tokens=8, max_tokens=13)  # 5 of 8 pages
+    large, _ = cell.submit(prompt_tokens=8, max_tokens=13)
+    small, _ = cell.submit(prompt_tokens=4, max_tokens=2)  # 2 pages would be there
+    assert list(cell.state.queue) == [large, small]
+    cell.feed(CancelAsked(running))
+    cell.prefill_lets_go(running)
+    assert list(cell.state.queue) == [large, small]
+    started = told(cell.decode_lets_go(running))
+    assert [message.request_id for _, message in started if isinstance(message, Admit)] == [large, small]
+
+
+def test_what_cannot_be_served_is_refused_at_once() -> None:
+    cell = Cell(pages=8, limits=AdmissionLimits(1, 1000, 1000))
+    never, _ = cell.submit(prompt_tokens=8, max_tokens=100)
+    assert failed(cell, never).code == "invalid_request"
+    cell.start(prompt_tokens=16, max_tokens=17)  # all pages
+    cell.submit()
+    busy, _ = cell.submit()
+    assert failed(cell, busy).code == "overloaded"
+    cell.feed(DrainAsked())
+    late, _ = cell.submit()
+    assert failed(cell, late).code == "draining"
+
+
+def test_a_request_that_quarantine_has_made_impossible_does_not_hold_up_the_others() -> None:
+    cell = Cell(pages=8)
+    running = cell.start(prompt_tokens=8, max_tokens=13)  # 5 pages
+    impossible, _ = cell.submit(prompt_tokens=8, max_tokens=25)  # all 8
+    behind, _ = cell.submit(prompt_tokens=4, max_tokens=2)
+    cell.prefill_lets_go(running, error="it is stuck")
+    cell.decode_lets_go(running, error="never settled", quarantined=5)
+    assert failed(cell, impossible).code == "overloaded"
+    assert cell.record(behind).phase is Phase.PREFILLING
+
+
+def test_a_draining_cell_finishes_what_it_has_accepted() -> None:
+    cell = Cell(pages=8)
+    running = cell.start(prompt_tokens=16, max_tokens=17)
+    queued, _ = cell.submit()
+    cell.feed(DrainAsked())
+    cell.first_token(running, STOP)
+    cell.prefill_lets_go(running)
+    cell.decode_lets_go(running)
+    assert cell.record(queued).phase is Phase.PREFILLING
