@@ -30,7 +30,7 @@ async def _main(settings: PrefillConfig, stop: asyncio.Event) -> None:
     engine = await open_engine(settings.engine, thread, membership.loading)
     membership.loading("opening UCX")
     kv = KvPort(
-        UcxWire(settings.run_dir),
+        UcxWire(),
         worker_id=settings.worker_id,
         epoch=process.new_epoch(),
         fingerprint=engine.layout.fingerprint,

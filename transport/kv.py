@@ -26,7 +26,7 @@ What is guaranteed while both processes live and the wire loses nothing:
 
 When a process dies or falls silent: every wait has a deadline. `peer_gone` closes the link, and the wire lets go of the
 memory; what it still holds after a grace is reported as `quarantine`. (test_kv_faults.py: test_peer_gone_*)
-Nothing is matched by its id alone: words of or to another incarnation, or about another layout, are dropped and counted.
+Nothing is matched by its id alone: words of or to another incarnation, or about another layout, are dropped, counted.
 (test_kv_faults.py: test_stale_*)
 """
 

@@ -1,7 +1,7 @@
 """What do two KV ports say to each other beside the pages themselves?
 
 They travel as control messages of the wire that the pages take, so one link carries everything about a transfer. The
-prefill side says an `Offer` and at the end a `Trailer`, the decode side a `Landing` or a `Refused`, or the second later.
+prefill side says an `Offer` and at the end a `Trailer`, the decode side a `Landing` or a `Refused`, or this one later.
 """
 
 from typing import Annotated

@@ -84,7 +84,7 @@ class SimPrefill:
     outbox: deque[Event | Beat] = field(default_factory=deque)
     prompts: dict[int, Prefill] = field(default_factory=dict)
     sending: dict[int, Prefill | SelfTest] = field(default_factory=dict)  # by transfer id
-    gone: set[KvPeer] = field(default_factory=set)
+    gone: set[tuple[str, int]] = field(default_factory=set)
 
     def read(self) -> None:
         match self.inbox.popleft():
@@ -97,10 +97,7 @@ class SimPrefill:
             case CancelRequest(request_id=request_id) if request_id in self.prompts:
                 self._leave(self.prompts.pop(request_id), Sent.ABORTED, None)
             case PeerGone(worker_id=worker_id, epoch=epoch):
-                self.gone |= {p for p in map(_peer_of, self.sending.values()) if (p.worker_id, p.epoch) == (worker_id, epoch)}
-                self.gone |= {
-                    p.peer for p in self.prompts.values() if p.peer and (p.peer.worker_id, p.peer.epoch) == (worker_id, epoch)
-                }
+                self.gone.add((worker_id, epoch))
 
     def compute(self, pick: int, *, eos: bool) -> FinishReason | None:
         """The last chunk of one prompt."""
@@ -120,7 +117,11 @@ class SimPrefill:
             self.sending[order.transfer_id] = order
 
     def may_settle(self) -> list[int]:
-        return sorted(t for t, what in self.sending.items() if self.wire[t].expected or _peer_of(what) in self.gone)
+        return sorted(
+            transfer_id
+            for transfer_id, what in self.sending.items()
+            if self.wire[transfer_id].expected or _is_gone(what.peer, self.gone)
+        )
 
     def settle(self, pick: int, fault: Fault) -> None:
         transfer_id = self.may_settle()[pick % len(self.may_settle())]
@@ -184,11 +185,8 @@ class SimDecode:
         return sorted(
             transfer_id
             for transfer_id, order in self.arriving.items()
-            if self.wire[transfer_id].sent is not Sent.NOTHING or self._is_gone(order.peer)
+            if self.wire[transfer_id].sent is not Sent.NOTHING or _is_gone(order.peer, self.gone)
         )
-
-    def _is_gone(self, peer: KvPeer) -> bool:
-        return (peer.worker_id, peer.epoch) in self.gone
 
     def settle(self, pick: int, fault: Fault) -> None:
         transfer_id = self.may_settle()[pick % len(self.may_settle())]
@@ -244,9 +242,8 @@ class SimDecode:
         return not (self.inbox or self.outbox or self.arriving or self.running)
 
 
-def _peer_of(what: Prefill | SelfTest) -> KvPeer:
-    assert what.peer is not None, "only what is handed off is sent"
-    return what.peer
+def _is_gone(peer: KvPeer | None, gone: set[tuple[str, int]]) -> bool:
+    return peer is not None and (peer.worker_id, peer.epoch) in gone
 
 
 def _prompt_pages(what: Prefill | SelfTest) -> int:
