@@ -166,7 +166,7 @@ class UcxWire:
         self._wake()
 
     def _end_completed(self) -> None:
-        # 0.2 us for each that is pending, so 0.5 ms for 3,000 receives; meanwhile more arrive, so that each pass ends many.
+        # 0.2 us for each that is pending: 0.5 ms for 3,000 receives. Meanwhile more arrive, so each pass then ends many.
         for request in [request for request in self._pending if request.completed]:
             future = self._pending.pop(request).future
             if future.done():

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from engine.fake import fake_tokens
-from launch.client import RequestFailed, StreamingClient
+from launch.client import RequestFailed, ServerUnreachable, StreamingClient
 from runtime.params import FinishReason, SamplingParams
 from tests.support.processes import all_pages_back, cell, mock_options
 
@@ -158,7 +158,10 @@ def test_bad_requests_get_a_clear_error_and_harm_nobody() -> None:
                 assert expected in str(failure.value), (request, str(failure.value))
                 assert len(failure.value.message) < 500
             with pytest.raises(RequestFailed, match="invalid_request"):
-                await client.submit_raw(b"\xc0\xff\x00").finish()
+                await client.submit_raw(msgpack.packb([1, 2, 3])).finish()
+            async with StreamingClient(running.endpoint) as stranger:  # breaks the message around the request too
+                with pytest.raises(ServerUnreachable, match="not a message of this protocol"):
+                    await stranger.submit_raw(b"\xc0\xff\x00").finish()
             done = await client.generate(prompt_token_ids=[5], sampling=params(3)).finish()
             assert done.token_ids == fake_tokens([5], 3)
             await all_pages_back(client)

@@ -168,6 +168,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     def every_page_is_in_one_place(self) -> None:
         self.allocator.check()
         assert self.allocator.free_pages == len(self.free)
+        assert sorted((run.length for run in self.allocator._free), reverse=True) == longest_runs(self.free)
         assert self.allocator.reserved_pages == sum(map(len, self.lent.values()))
         assert self.allocator.quarantined_pages == len(self.lost)
         assert all(set(self.allocator.pages(owner)) == pages for owner, pages in self.lent.items())
@@ -177,7 +178,7 @@ def longest_runs(pages: set[int]) -> list[int]:
     """Lengths of the maximal contiguous runs, longest first."""
     ordered = sorted(pages)
     borders = [0, *(i for i, (a, b) in enumerate(pairwise(ordered), 1) if b != a + 1), len(ordered)]
-    return sorted((b - a for a, b in pairwise(borders)), reverse=True)
+    return sorted((b - a for a, b in pairwise(borders) if b > a), reverse=True)
 
 
 TestAllocator = AllocatorMachine.TestCase
