@@ -10,14 +10,14 @@ from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
 from coordinator.server import Coordinator
-from coordinator.text import ByteText, HfText, Text
+from coordinator.text import open_text
 from runtime import config, logs, process
 from runtime.clock import SystemClock
 from transport.control import new_context
 
 
 async def _main(settings: CoordinatorConfig, stop: asyncio.Event) -> None:
-    text: Text = HfText(Path(settings.tokenizer_dir)) if settings.tokenizer_dir is not None else ByteText()
+    text = open_text(Path(settings.tokenizer_dir) if settings.tokenizer_dir is not None else None)
     context = new_context()
     try:
         await Coordinator(settings, text, context, SystemClock()).run(stop)

@@ -16,6 +16,7 @@ class AdmissionLimits:
     prefill_backlog_tokens: int
     """A prompt is sent to a busy prefill worker only while that worker owes fewer prompt tokens than this: pages on the
     decode worker are spent from that moment on, and a prompt that waits for its turn there spends them for nothing."""
+    worker_absence_s: float = 30.0  # how long the queue waits for a role that has no worker
 
 
 def kv_tokens(prompt_tokens: int, max_tokens: int) -> int:

@@ -21,5 +21,6 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_queued_requests: int = 1024
     max_queued_tokens: int = 1 << 20
     max_requests_per_client: int = 1024
+    worker_absence_s: float = 30.0
     prefill_backlog_tokens: int = 4096
     log_level: str = "INFO"

@@ -91,3 +91,13 @@ class ByteDetokenizer:
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+
+class NoDetokenizer:
+    """The model has no text."""
+
+    def push(self, token_id: int) -> str:  # noqa: ARG002 - as the others
+        return ""
+
+    def flush(self) -> str:
+        return ""

@@ -79,4 +79,4 @@ def _start(cell: CellState, test: LinkTest) -> list[Tell]:
 
 def _pages(prefill: WorkerRecord, decode: WorkerRecord) -> int:
     smaller = min(prefill.pool.total_pages, decode.pool.total_pages)
-    return max(1, min(SELF_TEST_BYTES // prefill.pool.page_bytes, smaller // 4))
+    return max(1, min(SELF_TEST_BYTES // prefill.pool.page_bytes, smaller // 2))

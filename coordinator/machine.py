@@ -37,7 +37,7 @@ from runtime.params import FinishReason
 from runtime.stages import Ledger
 from runtime.tokens import SampledToken
 from transport.messages.client import FailureCode
-from transport.messages.common import Role
+from transport.messages.common import ROLES, Role
 from transport.messages.worker import Admit, CancelRequest, PeerGone, Prefill, TokenStep, ToWorker
 
 FINISH_GRACE_S = 1.0  # how long the last word to a client waits for the numbers of the workers
@@ -81,6 +81,7 @@ class Machine:
                 self.cell.draining = True
             case Ticked():
                 self._expire(now)
+                self._fail_without_workers(now)
                 self.cell.failed_links.clear()
         self._actions += links.start_missing(self.cell)
         self._dispatch(now)
@@ -122,6 +123,18 @@ class Machine:
             elif record.phase is not Phase.ENDED and now >= record.deadline:
                 waited = now - record.submitted_at
                 self._fail(record, "timeout", f"not done after {waited:.1f} s (it was {record.phase})")
+
+    def _fail_without_workers(self, now: float) -> None:
+        """A lost worker is back in seconds; a role that stays empty will not serve the queue."""
+        for role in ROLES:
+            if self.cell.of_role(role):
+                self.cell.absent_since.pop(role, None)
+                continue
+            absent_s = now - self.cell.absent_since.setdefault(role, now)
+            if absent_s > self._limits.worker_absence_s:
+                for request_id in list(self.cell.queue):
+                    message = f"there has been no {role} worker for {absent_s:.0f} s; see the server's log"
+                    self._fail(self.cell.requests[request_id], "worker_lost", message)
 
     # --- the workers' side -------------------------------------------------------------------------------------------
 

@@ -44,7 +44,10 @@ class Service:
         self.text = text
         self.model: ModelInfo | None = None  # known with the first worker
         limits = admission.AdmissionLimits(
-            config.max_queued_requests, config.max_queued_tokens, config.prefill_backlog_tokens
+            max_queued_requests=config.max_queued_requests,
+            max_queued_tokens=config.max_queued_tokens,
+            worker_absence_s=config.worker_absence_s,
+            prefill_backlog_tokens=config.prefill_backlog_tokens,
         )
         self.machine = Machine(limits)
         self._clock = clock

@@ -102,6 +102,7 @@ class CellState:
     workers: dict[str, WorkerRecord] = field(default_factory=dict)
     link_tests: dict[int, LinkTest] = field(default_factory=dict)  # by transfer id
     failed_links: set[tuple[str, str]] = field(default_factory=set)  # not tested again before the next tick
+    absent_since: dict[Role, float] = field(default_factory=dict)  # roles without any worker
     next_transfer_id: int = 0
     draining: bool = False
 

@@ -1,7 +1,7 @@
 """How does text become token ids, and token ids text?
 
-Two implementations: `HfText` for a model directory and `ByteText` for the fake engine. Loaded once by the coordinator,
-which owns all text; both are read-only after that and may be used from any thread.
+Three implementations: `HfText` for a model directory, `NoText` for one without a tokenizer, `ByteText` for the fake
+engine. Loaded once by the coordinator, which owns all text; read-only after that, so any thread may use them.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from coordinator.chat_template import ChatTemplate
-from coordinator.detokenizer import ByteDetokenizer, Detokenizer, HfDetokenizer
+from coordinator.detokenizer import ByteDetokenizer, Detokenizer, HfDetokenizer, NoDetokenizer
 from transport.messages.client import ChatMessage
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -142,6 +142,39 @@ class ByteText:
 
     def token_text(self, token_id: int) -> str:
         return bytes((token_id,)).decode(errors="replace")
+
+
+class NoText:
+    """A model directory without a tokenizer, as benchmarks of big shapes use: prompts are token ids, answers too."""
+
+    max_token_chars = 1
+
+    def __init__(self, directory: Path) -> None:
+        config = _json_object(directory / "config.json")
+        self.vocab_size = int(str(config.get("vocab_size", 0)))
+        self._name = directory.name
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002 - as the others
+        raise ValueError(f"the model {self._name} has no tokenizer.json: send prompt_token_ids instead of text")
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:  # noqa: ARG002 - as the others
+        raise ValueError(f"the model {self._name} has no tokenizer.json: send prompt_token_ids instead of messages")
+
+    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        return self.encode(self.render_chat(messages))
+
+    def decoder(self) -> Detokenizer:
+        return NoDetokenizer()
+
+    def token_text(self, token_id: int) -> str:  # noqa: ARG002 - as the others
+        return ""
+
+
+def open_text(directory: Path | None) -> Text:
+    """The text side of a model directory; None is the fake engine."""
+    if directory is None:
+        return ByteText()
+    return HfText(directory) if (directory / "tokenizer.json").is_file() else NoText(directory)
 
 
 def _max_token_chars(tokenizer: Tokenizer) -> int:

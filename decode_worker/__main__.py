@@ -6,9 +6,6 @@
 import asyncio
 import os
 
-from transport.kv import KvPort
-from transport.ucx import UcxWire
-
 from decode_worker.config import DecodeConfig
 from decode_worker.worker import DecodeWorker
 from engine.open import open_engine
@@ -17,9 +14,11 @@ from engine.thread import EngineThread
 from runtime import config, logs, process
 from runtime.clock import SystemClock
 from transport.control import new_context
+from transport.kv import KvPort
 from transport.membership import Membership
 from transport.messages.common import PROTOCOL_VERSION
 from transport.messages.worker import Hello
+from transport.ucx import UcxWire
 
 
 async def _main(settings: DecodeConfig, stop: asyncio.Event) -> None:

@@ -7,11 +7,11 @@ with what the prefill worker computed before sending, and only then let it decod
 from dataclasses import dataclass
 
 import msgspec
-from engine.thread import EngineThread
-from transport.kv import Inbound
 
 from engine.port import EnginePort
+from engine.thread import EngineThread
 from runtime.clock import Clock
+from transport.kv import Inbound
 from transport.messages.worker import Admit
 
 _DIGEST_BYTES = 8
@@ -48,7 +48,12 @@ async def take_in(
     if bad is not None:
         error = f"page {bad} of {len(prompt_pages)} of request {admit.request_id} differs from what was sent"
         return Received(None, error, quarantine=False, intake_s=arrived - started, verify_s=verify_s)
-    token = msgspec.msgpack.decode(outcome.note, type=int)
+    try:
+        token = msgspec.msgpack.decode(outcome.note, type=int)
+    except msgspec.MsgspecError as error:
+        return Received(
+            None, f"token 1 of request {admit.request_id} is no token: {error}", False, arrived - started, verify_s
+        )
     return Received(token, None, quarantine=False, intake_s=arrived - started, verify_s=verify_s)
 
 

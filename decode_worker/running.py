@@ -26,7 +26,7 @@ class RunningSequence:
     verify_s: float
     joined_at: float
     first_step_at: float | None = None
-    last_token_at: float = 0.0
+    last_token_at: float | None = None
     cancelled: bool = False
 
     @property
@@ -34,12 +34,12 @@ class RunningSequence:
         return self.request.request_id
 
     def stages(self) -> DecodeStages:
-        first = self.first_step_at
+        first, last = self.first_step_at, self.last_token_at
         return DecodeStages(
             intake_s=self.intake_s,
             verify_s=self.verify_s,
             join_s=first - self.joined_at if first is not None else 0.0,
-            decode_s=self.last_token_at - first if first is not None else 0.0,
+            decode_s=last - first if first is not None and last is not None else 0.0,
             steps=len(self.output) - 1,
         )
 

@@ -9,7 +9,7 @@ gathered pages with one call of scaled_dot_product_attention. A gather costs abo
 and lets the fused kernels of any device do the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,9 +22,7 @@ from engine.batch import ForwardBatch, Group, Window
 from engine.pool import KvPool, LayerCache
 
 NAME = "kvrelay_paged"
-_HARMLESS = frozenset(
-    {"dropout", "position_ids", "use_cache", "output_attentions", "cache_position", "past_key_values"}
-)
+_HARMLESS = frozenset({"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "past_key_values"})
 
 
 class AttentionModule(Protocol):
@@ -39,6 +37,8 @@ class UnsupportedAttention(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PagedLayer:
+    """Where a layer's keys and values are, and how far back it attends."""
+
     cache: LayerCache
     window: Window
 
@@ -100,7 +100,6 @@ def paged_attention(  # noqa: PLR0913  # the signature is that of transformers
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    is_causal: bool | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
     """The attention of one layer over one step, called by the model.
@@ -113,12 +112,8 @@ def paged_attention(  # noqa: PLR0913  # the signature is that of transformers
     """
     if kvrelay_step is None:
         raise UnsupportedAttention("the model does not pass keyword arguments on to its attention")
+    _refuse_unknown(module, attention_mask, others)
     layer = kvrelay_step.layers[module.layer_idx]
-    unknown = [k for k, given in others.items() if given is not None and given is not False and k not in _HARMLESS]
-    if unknown or attention_mask is not None:
-        raise UnsupportedAttention(f"its attention wants {unknown or 'a mask of its own'}")
-    if is_causal is False or not getattr(module, "is_causal", True):
-        raise UnsupportedAttention("its attention is not causal")
     if key.shape != value.shape or key.shape[1] * key.shape[3] != layer.cache.key_rows.shape[1]:
         raise UnsupportedAttention("what its cache keeps is not what it attends to")
     if sliding_window != layer.window:
@@ -133,6 +128,14 @@ def paged_attention(  # noqa: PLR0913  # the signature is that of transformers
         attended = _attend(queries, keys, values, group, scaling, softcap)
         outputs.append(_by_token(attended, group, query.shape[1]))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+
+
+def _refuse_unknown(module: AttentionModule, attention_mask: Tensor | None, others: Mapping[str, object]) -> None:
+    unknown = [k for k, given in others.items() if given is not None and given is not False and k not in _HARMLESS]
+    if unknown or attention_mask is not None:
+        raise UnsupportedAttention(f"its attention wants {unknown or 'a mask of its own'}")
+    if others.get("is_causal") is False or not getattr(module, "is_causal", True):
+        raise UnsupportedAttention("its attention is not causal")
 
 
 def _write(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None:

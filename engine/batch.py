@@ -11,6 +11,7 @@ on a CPU the gathered keys and values of a group fit the cache of a core (measur
 once takes 1.7 times as long as four at a time).
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -27,6 +28,8 @@ Window = int | None
 """How many tokens back a layer attends, itself included; None: to all."""
 
 _CPU_GATHER_BYTES = 4 << 20
+"""Keys and values of one layer that a decode group of several rows may gather on a CPU."""
+
 _SPARE_PAGES = 4  # rows of a group may always differ by this many pages; a group of its own costs about as much
 
 
@@ -215,7 +218,7 @@ class BatchBuilder:
     def _gather_pages(self) -> int:
         """The most pages that a decode group of several rows gathers."""
         if self.device.type != "cpu":
-            return 1 << 62
+            return sys.maxsize
         return _CPU_GATHER_BYTES * self.layout.layers // self.layout.page_bytes
 
     def _tensor(self, parts: Sequence[NDArray[np.int64]]) -> Tensor:

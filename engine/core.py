@@ -55,6 +55,8 @@ class TorchEngine:
         Raises:
             ValueError: a row does not fit its pages, a mistake of the caller.
         """
+        if not rows:
+            return []
         batch = self._batches.build(rows)
         self._pool.clear(batch.fresh_pages)
         logits = attention.logits(self._model, self._layers, batch)

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from engine.config import DtypeName, LoadFormat
 
 Progress = Callable[[str, float | None], None]
-"""Called with what is being done and, where it is known, how much of it: 0 to 1."""
+"""Called, on the thread that loads, with what is being done and how much of it, 0 to 1, where that is known."""
 
 _DUMMY_STD = 0.02
 _logging: Any = transformers_logging  # its functions are not annotated

@@ -92,6 +92,8 @@ def probe(model: PreTrainedModel) -> Geometry:
     Raises:
         UnsupportedModel: a layer keeps something else than keys and values of one common shape.
     """
+    if model.dtype not in _TOLERANCE:
+        raise UnsupportedModel(f"its weights are {model.dtype}; give a dtype")
     cache = DynamicCache(config=model.config)
     model.set_attn_implementation("eager")
     model(input_ids=_trial_tokens(model, _SHORT)[None], past_key_values=cache, use_cache=True)
@@ -154,8 +156,8 @@ def _paged_trial(
 
 
 def _relative_difference(paged: Tensor, own: Tensor) -> float:
-    """Of the better half of the rows the worst: in 16 bits a router of experts may tip over on a row, and no mistake
-    in chunking, mixing or decoding spares half of them."""
+    """The upper median over the rows: in 16 bits a router of experts may tip over on a row or two, while a mistake in
+    chunking, mixing or decoding shows on half of them at least."""
     if paged.shape != own.shape:
         raise UnsupportedModel(f"it answers {tuple(own.shape)} wanted logits with {tuple(paged.shape)}")
     own, paged = own.float(), paged.float()

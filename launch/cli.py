@@ -16,13 +16,13 @@ from rich.console import Console
 
 from launch import models
 from launch.ask import ask, show_stats
-from launch.cell import serve
 from launch.chat import chat_loop
 from launch.client import RequestFailed, ServerUnreachable, StreamingClient
 from launch.config import CellOptions, Dtype, LoadFormat
 from launch.display import CellDisplay
 from launch.errors import ModelUnavailable
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
+from launch.serve import serve
 from launch.stats import print_status
 from launch.supervisor import CellFailed
 from runtime.params import SamplingParams
@@ -47,7 +47,7 @@ def up(  # noqa: PLR0913 - the flags of the server
     prefill: Annotated[int, Parameter(help="Prefill workers.")] = 1,
     decode: Annotated[int, Parameter(help="Decode workers.")] = 1,
     device: Annotated[
-        str, Parameter(help="`cpu`, `cuda:0`, or a comma-separated list: prefill workers first, then decode workers.")
+        str, Parameter(help="`cpu`, `cuda:0`, or one per worker, comma-separated: prefill workers first.")
     ] = "cpu",
     dtype: Annotated[
         Dtype, Parameter(help="Weights and KV cache; `auto` is float32 on a CPU and the model's own type on CUDA.")
@@ -81,7 +81,7 @@ def up(  # noqa: PLR0913 - the flags of the server
             model_name="mock" if directory is None else model,
             prefill=prefill,
             decode=decode,
-            devices=tuple(device.split(",")),
+            devices=_devices(device, prefill + decode),
             dtype=dtype,
             load_format=load_format,
             seed=seed,
@@ -192,6 +192,13 @@ def _sampling(**choices: object) -> SamplingParams:
         return msgspec.convert(choices, SamplingParams)
     except msgspec.ValidationError as error:
         _end(f"sampling parameters: {error}")
+
+
+def _devices(text: str, workers: int) -> tuple[str, ...]:
+    devices = tuple("cuda:0" if part == "cuda" else part for part in text.split(","))
+    if len(devices) not in (1, workers):
+        _end(f"--device names {len(devices)} devices for {workers} workers: give one for all, or one for each")
+    return devices
 
 
 def _endpoint(name: str) -> str:

@@ -29,7 +29,7 @@ async def _demo(display: CellDisplay, model_dir: Path) -> None:
     options = CellOptions(model_dir=str(model_dir), model_name=models.DEFAULT_MODEL)
     name = f"demo-{os.getpid()}"
     async with running_cell(options, base_dir(os.environ), name, display.observer()) as cell:
-        display.ready(cell, name)
+        display.ready(cell)
         async with StreamingClient(cell.endpoint) as client:
             print(f"\n> {QUESTION}")  # noqa: T201 - the demo is a conversation
             completion = await ask(client, [("user", QUESTION)], SamplingParams(temperature=0.0, max_tokens=64))

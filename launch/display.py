@@ -7,17 +7,14 @@ event is a plain line.
 import shlex
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from launch.cell import RunningCell
 from launch.progress import Stage
 from launch.supervisor import Observer
 from transport.messages.launcher import WorkerProgress
-
-if TYPE_CHECKING:
-    from launch.cell import RunningCell
 
 _MIB = 1 << 20
 
@@ -29,6 +26,7 @@ class CellDisplay:
         self._console = console
         self._verbose = verbose
         self._tasks: dict[str, TaskID] = {}
+        self._said: set[str] = set()  # without a terminal each stage is said once
         self._started = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
@@ -60,9 +58,10 @@ class CellDisplay:
 
     def _draw(self, name: str, stage: str, fraction: float | None) -> None:
         if not self._console.is_terminal:
-            if self._tasks.get(f"{name} {stage.split('(', maxsplit=1)[0]}") is None:
-                self._tasks[f"{name} {stage.split('(', maxsplit=1)[0]}"] = TaskID(0)
-                self._console.print(f"{name}: {stage}", highlight=False)
+            line = f"{name}: {stage.partition(' (')[0]}"
+            if line not in self._said:
+                self._said.add(line)
+                self._console.print(line, highlight=False)
             return
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(stage, name=name, total=None)
@@ -70,8 +69,8 @@ class CellDisplay:
             self._tasks[name], description=stage, total=None if fraction is None else 1.0, completed=fraction or 0.0
         )
 
-    def ready(self, cell: "RunningCell", name: str) -> None:
-        """The one line that says what runs, where each process runs, and a command to try."""
+    def ready(self, cell: RunningCell) -> None:
+        """The one line that says what runs, and where each process runs."""
         self._progress.stop()
         message = cell.ready
         pools = {"prefill": 0, "decode": 0}
@@ -102,6 +101,9 @@ class CellDisplay:
         )
         shared = " (more workers than cores: they share)" if cell.placement.shared else ""
         self._console.print(f"placement: {cores}{shared}", highlight=False, soft_wrap=True)
+
+    def suggest(self, name: str) -> None:
+        """A command to try, for another terminal."""
         where = "" if name == "default" else f" --name {shlex.quote(name)}"
         self._console.print(f'try: kvrelay generate{where} --stats "What is the capital of France?"', highlight=False)
 
@@ -117,9 +119,10 @@ class CellDisplay:
         self._console.print(f"[bold yellow]{text}[/]", highlight=False, soft_wrap=True)
 
     def _draining(self, in_flight: int) -> None:
-        if in_flight != self._tasks.get("draining"):
-            self._tasks["draining"] = TaskID(in_flight)
-            self._console.print(f"draining: {in_flight} requests in flight; Ctrl-C again stops now", highlight=False)
+        line = f"draining: {in_flight} requests in flight; Ctrl-C again stops now"
+        if line not in self._said:
+            self._said.add(line)
+            self._console.print(line, highlight=False)
 
 
 def _cores(cores: Sequence[int]) -> str:

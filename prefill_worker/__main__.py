@@ -6,9 +6,6 @@
 import asyncio
 import os
 
-from transport.kv import KvPort
-from transport.ucx import UcxWire
-
 from engine.open import open_engine
 from engine.port import model_info, pool_info
 from engine.thread import EngineThread
@@ -17,9 +14,11 @@ from prefill_worker.worker import PrefillWorker
 from runtime import config, logs, process
 from runtime.clock import SystemClock
 from transport.control import new_context
+from transport.kv import KvPort
 from transport.membership import Membership
 from transport.messages.common import PROTOCOL_VERSION
 from transport.messages.worker import Hello
+from transport.ucx import UcxWire
 
 
 async def _main(settings: PrefillConfig, stop: asyncio.Event) -> None:

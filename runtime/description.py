@@ -4,6 +4,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from runtime.params import TokenId
+
 
 class ModelInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the coordinator has to know of the model; equal on all workers of a cell."""
@@ -11,7 +13,7 @@ class ModelInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=512)]
     vocab_size: Annotated[int, Meta(ge=1, lt=1 << 31)]
     max_model_len: Annotated[int, Meta(ge=1, lt=1 << 31)]  # prompt and output tokens together
-    eos_token_ids: tuple[int, ...]
+    eos_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=1024)]
 
 
 class PoolInfo(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

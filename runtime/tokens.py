@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from runtime.params import TokenId
+
 
 class TokenLogprobs(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Natural-log probabilities before temperature and truncation, as the OpenAI API reports them.
@@ -14,5 +16,5 @@ class TokenLogprobs(Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class SampledToken(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    token_id: int
+    token_id: TokenId
     logprobs: TokenLogprobs | None = None

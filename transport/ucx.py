@@ -3,8 +3,8 @@
 Over UCX, which chooses the transport: shared memory, TCP, RDMA, or NVLink through cuda_ipc. The only module that
 imports UCXX, and of it the low-level objects: the `await` of its own asyncio API spins the loop while it waits.
 
-All on the loop thread, without a thread or a timer. UCX's event descriptor wakes the loop; `_drive` then progresses
-UCX, ends the futures of what completed and arms the descriptor again. Idle costs nothing.
+All on the loop thread. UCX's event descriptor wakes the loop; `_drive` then progresses UCX, ends the futures of what
+completed and arms the descriptor again. Idle costs nothing.
 
 **Endpoints have error handling**, on one host too. Measured there with UCX 1.20.1, killing peers in mid-transfer:
 
@@ -55,6 +55,11 @@ _CONTROL = 1 << 63
 _DRIVE_BUDGET_S = 0.002
 """How long `_drive` may keep the loop from its other work while messages keep coming."""
 
+_PATIENCE_S = 0.0001
+_RETRY_S = 0.001
+"""A shared-memory queue that is full makes no event when the receiver empties it: UCX then refuses to arm. One that runs
+does so within microseconds, so `_drive` looks again for a while; a stopped one costs a look every millisecond."""
+
 _PYBUF_WRITE = 0x200
 _view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
     ("PyMemoryView_FromMemory", ctypes.pythonapi)
@@ -81,6 +86,7 @@ class UcxWire:
         self._handler: Callable[[bytes], None] | None = None
         self._links: list[UcxLink] = []
         self._is_woken = False
+        self._retry: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._loop.add_reader(self._worker.epoll_file_descriptor, self._drive)
         self._wake()
@@ -120,6 +126,7 @@ class UcxWire:
             link.close()
         self._worker.progress()
         self._end_completed()
+        self._discard_unclaimed()
 
     def forget(self, link: "UcxLink") -> None:
         """Keep nothing of a closed link; what is still pending on it is kept until it ends."""
@@ -149,18 +156,28 @@ class UcxWire:
             self._loop.call_soon(self._drive)
 
     def _drive(self) -> None:
+        """Do what UCX has to do, for a while; then be called by an event, or if there is more to do, by the loop."""
         self._is_woken = False
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if self._is_closed:
             return
-        until = time.perf_counter() + _DRIVE_BUDGET_S
-        while time.perf_counter() < until:
+        now = moved = time.perf_counter()
+        until = now + _DRIVE_BUDGET_S
+        while now < until:
             if self._worker.progress_once():
-                continue
-            self._worker.progress()  # cancels, too, what is left of endpoints that failed
-            self._take_control()
-            self._end_completed()
-            if self._worker.arm():
-                return
+                moved = now
+            else:
+                self._worker.progress()  # cancels, too, what is left of endpoints that failed
+                self._take_control()
+                self._end_completed()
+                if self._worker.arm():
+                    return
+                if now - moved > _PATIENCE_S:
+                    self._retry = self._loop.call_later(_RETRY_S, self._drive)
+                    return
+            now = time.perf_counter()
         self._take_control()
         self._end_completed()
         self._wake()
@@ -179,6 +196,16 @@ class UcxWire:
                 future.set_exception(PeerLost(str(error)))
             else:
                 future.set_result(None)
+
+    def _discard_unclaimed(self) -> None:
+        """Take what no receive was posted for. UCXX's destructor would receive it whole, and wait for ever for a large
+        message of a sender that has closed its side; a receive of one byte ends at once."""
+        while (probe := self._worker.tag_probe(UCXXTag(0), UCXXTagMask(0), remove=True)).matched:
+            scrap = bytearray(1)
+            self.track(self._worker.tag_recv_with_handle(Array(scrap), probe), scrap).add_done_callback(
+                asyncio.Future.exception
+            )
+        self._end_completed()
 
     def _take_control(self) -> None:
         """Receive what has arrived. A large one takes some turns, and holds up only what its own sender says next."""

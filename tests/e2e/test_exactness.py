@@ -7,11 +7,12 @@ model is in its element; their lengths lie on and around the borders of pages an
 import asyncio
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from launch.cell import RunningCell
 from launch.client import StreamingClient
@@ -38,8 +39,9 @@ def prompts(directory: Path) -> list[list[int]]:
 
 
 @cache
-def reference(directory: Path, dtype: torch.dtype) -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+def reference(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    return model
 
 
 @cache
@@ -50,7 +52,8 @@ def expected(directory: Path) -> list[list[int]]:
     for prompt in prompts(directory):
         ids = torch.tensor([prompt])
         mask = torch.ones_like(ids)
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+        generate: Any = model.generate  # transformers types it as a Tensor
+        out = generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
         answers.append(out[0, len(prompt) :].tolist())
     return answers
 

@@ -33,7 +33,7 @@ def test_split_output_equals_generate(family: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(5)
     prompts = [torch.randint(3, tiny_models.VOCAB_SIZE, (n,), generator=generator).tolist() for n in LENGTHS]
     with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     wanted = [generate_greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
     options = CellOptions(
         model_dir=str(directory), model_name=family, page_tokens=PAGE, chunk_tokens=CHUNK, decode_kv_tokens=4096

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgpack  # type: ignore[import-untyped]  # the other MessagePack library: it sends what ours refuses to build
 import pytest
 
 from engine.fake import fake_tokens
@@ -147,8 +148,6 @@ BAD_REQUESTS = [
 
 def test_bad_requests_get_a_clear_error_and_harm_nobody() -> None:
     async def run() -> None:
-        import msgpack  # noqa: PLC0415 - the other MessagePack library: it sends what msgspec would refuse to build
-
         options = mock_options(decode_kv_tokens=3500)
         async with cell(options) as running, StreamingClient(running.endpoint) as client:
             before = running.supervisor.pids()

@@ -19,12 +19,14 @@ Name = Annotated[str, Meta(min_length=1, max_length=128)]
 MAX_REASON_CHARS = 2000
 Reason = Annotated[str, Meta(max_length=MAX_REASON_CHARS)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
+GigabytesPerSecond = Annotated[float, Meta(ge=0.0, le=1e6)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 48)]
 Epoch = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 RequestId = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 TransferId = Annotated[int, Meta(ge=0, lt=1 << 40)]
 """Unique for the life of a coordinator: a request that is tried again gets a new one. 40 bits, for the UCX tag."""
 Role = Literal["prefill", "decode"]
+ROLES: tuple[Role, ...] = ("prefill", "decode")
 TokenIds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 31)], ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from transport.messages.common import Count, Epoch, Message, Name, Reason, Role
+from transport.messages.common import Count, Epoch, GigabytesPerSecond, Message, Name, Reason, Role
 
 # --- launcher -> coordinator -----------------------------------------------------------------------------------------
 
@@ -54,8 +54,8 @@ class LinkSummary(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     prefill: Name
     decode: Name
     transport: str
-    gigabytes_per_s: float
-    memcpy_gigabytes_per_s: float
+    gigabytes_per_s: GigabytesPerSecond
+    memcpy_gigabytes_per_s: GigabytesPerSecond
     slow: bool
 
 

@@ -16,6 +16,7 @@ from runtime.tokens import SampledToken
 from transport.messages.common import (
     Count,
     Epoch,
+    GigabytesPerSecond,
     KvPeer,
     Message,
     Name,
@@ -65,8 +66,8 @@ class SelfTestDone(Message, frozen=True):
     quarantined_pages: Count
     error: Reason | None = None
     transport: Annotated[str, Meta(max_length=200)] = ""
-    gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
-    memcpy_gigabytes_per_s: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+    gigabytes_per_s: GigabytesPerSecond = 0.0
+    memcpy_gigabytes_per_s: GigabytesPerSecond = 0.0
 
 
 class Prefilled(Message, frozen=True):
@@ -89,8 +90,8 @@ class PrefillReleased(Message, frozen=True):
 class TokenStep(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """One request's token of one decode step; `index` counts from 0 at token 1."""
 
-    request_id: int
-    index: int
+    request_id: RequestId
+    index: Count
     token: SampledToken
     finish: FinishReason | None = None
 

@@ -201,6 +201,25 @@ def test_what_it_says_of_itself(model_dir: ModelDir) -> None:
     assert open_tiny(directory, max_model_len=1000).max_model_len == 512
 
 
+def test_opening_says_what_it_does_and_writes_nothing(model_dir: ModelDir, capfd: pytest.CaptureFixture[str]) -> None:
+    stages: list[str] = []
+    cfg = EngineConfig(model=model_dir("gemma2_softcap"), pool_pages=8)
+    capfd.readouterr()
+    open_engine(cfg, lambda stage, _: stages.append(stage))
+    assert capfd.readouterr() == ("", "")
+    assert stages == [
+        "reading the configuration",
+        "loading weights",
+        "checking paged attention against the model's own",
+        "allocating pages",
+        "warming up",
+    ]
+
+
+def test_no_rows_are_no_tokens(model_dir: ModelDir) -> None:
+    assert open_tiny(model_dir("llama")).forward([]) == []
+
+
 def test_pool_bytes_are_rounded_down_to_pages(model_dir: ModelDir) -> None:
     directory = model_dir("llama")
     page_bytes = 3 * 2 * PAGE_TOKENS * 2 * 8 * 4

@@ -27,7 +27,7 @@ from transformers import (
 from engine import attention, support
 from engine.config import DtypeName, EngineConfig
 from engine.core import open_engine
-from engine.loading import LoadError, quiet_transformers
+from engine.loading import LoadError, load, quiet_transformers
 from engine.pool import LayerCache
 from engine.support import UnsupportedModel
 from tests.support import tiny_models
@@ -171,6 +171,13 @@ def test_logits_that_are_not_a_number_are_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(attention, "_attend", lambda query, *_: torch.full_like(query, torch.nan))
     with pytest.raises(UnsupportedModel, match="by nan"):
         open_llama(tmp_path)
+
+
+def test_weights_in_a_dtype_that_nothing_was_measured_for_are_refused(tmp_path: Path) -> None:
+    directory = tiny_models.save(tiny_models.CONFIGS["llama"](), tmp_path)
+    model: Any = load(str(directory), "float32", torch.device("cpu"), "auto", 0, lambda *_: None)
+    with pytest.raises(UnsupportedModel, match=r"torch\.float64"):
+        support.probe(model.to(torch.float64))
 
 
 def test_windows_are_those_of_the_models_own_cache() -> None:
