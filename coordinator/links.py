@@ -12,29 +12,28 @@ from transport.messages.worker import SelfTest, SelfTestDone
 SELF_TEST_BYTES = 16 << 20
 SLOW_LINK_RATIO = 0.1
 """A link below this share of one memcpy is worth a loud warning: UCX has probably fallen back to TCP."""
-_ROUNDS = 2
 
 
 def start_missing(cell: CellState) -> list[Tell]:
     """Start a test for every pair without a link, if the decode worker has pages for it now."""
-    under_way = {(test.prefill, test.decode) for test in cell.link_tests.values()}
+    not_now = {(test.prefill, test.decode) for test in cell.link_tests.values()} | cell.failed_links
     told: list[Tell] = []
     for prefill in cell.of_role("prefill"):
         for decode in cell.of_role("decode"):
             pair = (prefill.worker_id, decode.worker_id)
             pages = _pages(prefill, decode)
-            missing = decode.worker_id not in prefill.links and pair not in under_way | cell.failed_links
+            missing = decode.worker_id not in prefill.links and pair not in not_now
             if missing and pages <= decode.free_pages:
-                told += _start(cell, LinkTest(*pair, pages=pages, round=1))
+                told += _start(cell, LinkTest(*pair, pages=pages, warm=pair in cell.warm_links))
     return told
 
 
-def reported(cell: CellState, worker_id: str, report: SelfTestDone) -> list[Tell]:
-    """One side of a test is done. A failed test is started again by `start_missing`, after the next tick."""
+def reported(cell: CellState, worker_id: str, report: SelfTestDone) -> None:
+    """One side of a test is done. `start_missing` starts its second round, and a failed one again after a tick."""
     test = cell.link_tests.get(report.transfer_id)
     worker = cell.workers.get(worker_id)
     if test is None or worker is None or worker.role not in test.waiting_for:
-        return []
+        return
     test.waiting_for.discard(worker.role)
     test.failed = test.failed or report.error is not None
     worker.quarantined_pages += report.quarantined_pages
@@ -43,19 +42,20 @@ def reported(cell: CellState, worker_id: str, report: SelfTestDone) -> list[Tell
     else:
         test.measured = report
     if test.waiting_for:
-        return []
+        return
     del cell.link_tests[report.transfer_id]
+    pair = (test.prefill, test.decode)
     if test.failed or test.measured is None:
-        cell.failed_links.add((test.prefill, test.decode))
-        return []
-    if test.round < _ROUNDS:
-        return _start(cell, LinkTest(test.prefill, test.decode, test.pages, test.round + 1))
-    cell.workers[test.prefill].links[test.decode] = test.measured
-    return []
+        cell.failed_links.add(pair)
+    elif test.warm:
+        cell.workers[test.prefill].links[test.decode] = test.measured
+    else:
+        cell.warm_links.add(pair)
 
 
 def forget(cell: CellState, lost: str) -> None:
     """A worker is gone and its links with it. A test of it has failed, and is over when the other side has reported."""
+    cell.warm_links = {pair for pair in cell.warm_links if lost not in pair}
     for worker in cell.workers.values():
         worker.links.pop(lost, None)
     for transfer_id, test in list(cell.link_tests.items()):
@@ -78,5 +78,5 @@ def _start(cell: CellState, test: LinkTest) -> list[Tell]:
 
 
 def _pages(prefill: WorkerRecord, decode: WorkerRecord) -> int:
-    smaller = min(prefill.pool.total_pages, decode.pool.total_pages)
+    smaller = min(worker.pool.total_pages - worker.quarantined_pages for worker in (prefill, decode))
     return max(1, min(SELF_TEST_BYTES // prefill.pool.page_bytes, smaller // 2))

@@ -67,7 +67,7 @@ class Machine:
             case WorkerLost():
                 self._worker_lost(event)
             case SelfTested(worker_id, report):
-                self._actions += links.reported(self.cell, worker_id, report)
+                links.reported(self.cell, worker_id, report)
             case FirstTokenMade():
                 self._first_token(event, now)
             case TokensMade(worker_id, steps):

@@ -82,12 +82,12 @@ class WorkerRecord:
 
 @dataclass(slots=True)
 class LinkTest:
-    """A self-test under way. The first round warms the connection up, the second is the one that counts."""
+    """A self-test under way. The first of a pair warms the connection up, the second is the one that counts."""
 
     prefill: str
     decode: str
     pages: int
-    round: int
+    warm: bool
     waiting_for: set[Role] = field(default_factory=lambda: {"prefill", "decode"})
     measured: SelfTestDone | None = None
     failed: bool = False  # a side reported an error or was lost
@@ -101,6 +101,7 @@ class CellState:
     queue: deque[int] = field(default_factory=deque)
     workers: dict[str, WorkerRecord] = field(default_factory=dict)
     link_tests: dict[int, LinkTest] = field(default_factory=dict)  # by transfer id
+    warm_links: set[tuple[str, str]] = field(default_factory=set)  # passed their first self-test
     failed_links: set[tuple[str, str]] = field(default_factory=set)  # not tested again before the next tick
     absent_since: dict[Role, float] = field(default_factory=dict)  # roles without any worker
     next_transfer_id: int = 0

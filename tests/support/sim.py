@@ -120,8 +120,11 @@ class SimPrefill:
         return sorted(
             transfer_id
             for transfer_id, what in self.sending.items()
-            if self.wire[transfer_id].expected or _is_gone(what.peer, self.gone)
+            if self._may_settle(self.wire[transfer_id], what.peer)
         )
+
+    def _may_settle(self, transfer: Transfer, peer: KvPeer | None) -> bool:
+        return transfer.expected or transfer.sent is Sent.ABORTED or _is_gone(peer, self.gone)
 
     def settle(self, pick: int, fault: Fault) -> None:
         transfer_id = self.may_settle()[pick % len(self.may_settle())]

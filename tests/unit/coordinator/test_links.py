@@ -32,8 +32,8 @@ def test_both_sides_are_told_of_one_transfer_of_the_same_size() -> None:
     assert cell.worker("d0").free_pages == 64 - 16
 
 
-def test_a_test_is_never_larger_than_needed_nor_than_a_quarter_of_the_smaller_pool() -> None:
-    for decode_pages, pages in ((3, 1), (40, 10), (400, SELF_TEST_BYTES >> 20)):
+def test_a_test_is_never_larger_than_needed_nor_than_half_of_the_smaller_pool() -> None:
+    for decode_pages, pages in ((1, 1), (3, 1), (20, 10), (400, SELF_TEST_BYTES >> 20)):
         cell = Cell(prefill=0, decode=0)
         cell.join("d0", pages=decode_pages)
         _, (_, message) = told(cell.join("p0", pages=1000))
@@ -76,6 +76,18 @@ def test_a_test_waits_for_pages_instead_of_taking_those_of_requests() -> None:
     cell = Cell(pages=8)
     running = cell.start(prompt_tokens=16, max_tokens=17)  # all pages
     assert cell.join("p1") == []
+    cell.prefill_lets_go(running, error="stuck")
+    assert set(started(cell.decode_lets_go(running))) == {"p1", "d0"}
+
+
+def test_the_second_round_waits_for_pages_that_a_request_has_taken_since_the_first() -> None:
+    cell = Cell(prefill=1, decode=1, pages=20)
+    second = started(cell.join("p1"))
+    running = cell.start(prompt_tokens=32, max_tokens=9)  # 10 pages, and 10 are in the test
+    queued, _ = cell.submit(prompt_tokens=4, max_tokens=2)
+    cell.self_tested(second["d0"])
+    assert cell.record(queued).phase is Phase.PREFILLING, "it took pages that the first round gave back"
+    assert cell.self_tested(second["p1"]) == [], "the second round needs 10 pages, and 8 are free"
     cell.prefill_lets_go(running, error="stuck")
     assert set(started(cell.decode_lets_go(running))) == {"p1", "d0"}
 
