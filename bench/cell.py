@@ -33,7 +33,9 @@ def model_options() -> CellOptions:
 
 
 @asynccontextmanager
-async def cell(options: CellOptions, on_progress: Callable[[WorkerProgress], None] = lambda _: None) -> AsyncIterator[RunningCell]:
+async def cell(
+    options: CellOptions, on_progress: Callable[[WorkerProgress], None] = lambda _: None
+) -> AsyncIterator[RunningCell]:
     """A cell that serves inside the block."""
     printed: deque[str] = deque(maxlen=_KEPT_LINES)
     observer = Observer(

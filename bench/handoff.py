@@ -5,8 +5,9 @@ Measures, for one request at a time on a cell with one prefill and one decode wo
 - hand-off gap: token 1 -> token 2 at the client, less a decode step (the median ITL behind it), which the first token
   of any server's decode costs, too;
 - what of it the workers' ledger explains: the transfer's tail behind token 1, the digest check;
-- TTFT at the client, beside the prefill of the same prompt by the same engine in one process (`bench.one_process`) on
-  the prefill worker's cores, while the cell is idle. Both take turns, and who is first alternates; each prompt is new.
+- TTFT at the client, what of it is not the prefill worker's compute, and the prefill of the same prompt by the same
+  engine in one process (`bench.one_process`) on the prefill worker's cores, while the cell is idle. The two take turns,
+  and who is first alternates; each prompt is new.
 
 Limited by the cores of one worker: with two cores, coordinator and client share them with the workers. Does not
 measure load (several requests at once), text (prompts are token ids) or what interference a one-process server has.
@@ -40,8 +41,9 @@ _NOTES = {
     "transfer tail": "the pages of the last chunk, which no computing can hide, at the rate of `transfer`",
     "digest check": "memory bandwidth: one pass over the pages of the prompt on the decode worker",
     "TTFT split": "the prefill itself, on the cores of one worker",
+    "TTFT less compute": "the messages client - coordinator - prefill worker and back; a busy core delays each",
     "TTFT one process": "the same prefill; no client, coordinator, digest or transfer",
-    "TTFT split - one process": "the digests, the sends that share the worker's core, and the messages of a request",
+    "TTFT split - one process": "digests, sends and messages; two processes of one program differ by a percent, too",
 }
 
 
@@ -149,6 +151,7 @@ async def _split(client: StreamingClient, prompt: Sequence[int], samples: _Sampl
     samples.add("decode step", step_s)
     samples.add("transfer tail", ledger.prefill.transfer_tail_s)
     samples.add("digest check", ledger.decode.verify_s)
+    samples.add("TTFT less compute", done.ttft_s - ledger.prefill.compute_s)
     samples.transfer_bytes = ledger.prefill.transfer_bytes
     return Answer(token_id=done.token_ids[0], seconds=done.ttft_s)
 

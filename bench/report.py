@@ -52,7 +52,10 @@ def table(rows: Sequence[Row]) -> str:
     notes = list(dict.fromkeys(row.limited_by for row in rows))
     cells = [_HEADER, *(_cells(row, notes.index(row.limited_by) + 1) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(_align(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() for line in cells]
+    lines = [
+        "  ".join(_align(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        for line in cells
+    ]
     lines.insert(1, "-" * len(lines[0]))
     return "\n".join([*lines, *(f"[{number}] {note}" for number, note in enumerate(notes, 1))])
 

@@ -27,13 +27,21 @@ from transport.messages.common import KvPeer
 
 _MIB = 1 << 20
 _PAGE_BYTES = 360 << 10  # 16 tokens of SmolLM2 in bfloat16
-_BURST = 5  # measurements of one variant in one round; their median counts
-_PYTHON_NOTE = "two copies through shared memory, one on each core, where memcpy takes one; Python per message"
+_BURST = 9  # measurements of one variant in one round; their median counts
+_SHM_NOTE = "two copies through shared memory, one on each core, where memcpy takes one; Python per message"
+_OTHER_NOTE = "the transport that UCX chose; Python per message"
 _PAGED_NOTE = "as contiguous, with one message per page: each costs both sides its share of Python"
 _MEMCPY_NOTE = "memory bandwidth of one core; the bytes may be in its caches"
 _LIKE_OURS_NOTE = "UCX's shared memory with error handling; both processes poll, each on a core of its own"
 _DEFAULT_NOTE = "UCX's own choice, which does not survive the death of a peer in mid-transfer; both processes poll"
 _RATIO_NOTE = "the two rates of the same round"
+
+_COMPARED = (
+    ("contiguous", "memcpy"),
+    ("contiguous", "ucx_perftest as ours"),
+    ("contiguous", "ucx_perftest default"),
+    ("paged", "contiguous"),
+)
 
 
 class Opening(Struct, frozen=True):
@@ -118,7 +126,10 @@ async def run(*, quick: bool) -> list[Row]:
     tool = perftest.find()
     pool_bytes = 2 * max(plan.sizes) + 2 * _PAGE_BYTES
     rates: dict[tuple[int, str], list[float]] = {}
-    async with started("bench.transfer_peer", cores[:1]) as sender, started("bench.transfer_peer", cores[-1:]) as receiver:
+    async with (
+        started("bench.transfer_peer", cores[:1]) as sender,
+        started("bench.transfer_peer", cores[-1:]) as receiver,
+    ):
         pair = await _connected(sender, receiver, pool_bytes)
         for nbytes in plan.sizes:
             for run_bytes in (nbytes, _PAGE_BYTES):
@@ -133,8 +144,8 @@ async def run(*, quick: bool) -> list[Row]:
 async def _connected(sender: Channel, receiver: Channel, pool_bytes: int) -> _Pair:
     for name, channel in (("sender", sender), ("receiver", receiver)):
         channel.send(Opening(worker_id=name, pool_bytes=pool_bytes))
-    peers = [(await channel.receive(Opened)).peer for channel in (sender, receiver)]
-    return _Pair(sender, receiver, *peers)
+    sender_peer, receiver_peer = [(await channel.receive(Opened)).peer for channel in (sender, receiver)]
+    return _Pair(sender, receiver, sender_peer, receiver_peer)
 
 
 async def _one_round(
@@ -147,8 +158,8 @@ async def _one_round(
         "paged": await pair.burst_s(nbytes, _PAGE_BYTES),
     }
     if tool is not None:
-        seconds["ucx_perftest as ours"] = await tool.one_way_s(nbytes, perftest.LIKE_OURS, cores, 2 * _BURST)
-        seconds["ucx_perftest default"] = await tool.one_way_s(nbytes, perftest.UCX_DEFAULT, cores, 2 * _BURST)
+        seconds["ucx_perftest as ours"] = await tool.one_way_s(nbytes, perftest.LIKE_OURS, cores, _BURST)
+        seconds["ucx_perftest default"] = await tool.one_way_s(nbytes, perftest.UCX_DEFAULT, cores, _BURST)
     return seconds
 
 
@@ -166,28 +177,21 @@ def memcpy_s(nbytes: int) -> float:
 def _rows(rates: dict[tuple[int, str], list[float]], sizes: Sequence[int], transport: str) -> list[Row]:
     notes = {
         "memcpy": _MEMCPY_NOTE,
-        "contiguous": _PYTHON_NOTE,
+        "contiguous": _SHM_NOTE if transport in ("posix", "sysv") else _OTHER_NOTE,
         "paged": _PAGED_NOTE,
         "ucx_perftest as ours": _LIKE_OURS_NOTE,
         "ucx_perftest default": _DEFAULT_NOTE,
     }
     rows = []
     for nbytes in sizes:
-        size = {"MiB": nbytes // _MIB}
-        for variant, note in notes.items():
-            if (nbytes, variant) in rates:
-                ours = {"transport": transport} if variant in ("contiguous", "paged") else {}
-                values = rates[nbytes, variant]
-                rows.append(summarise("transfer", variant, values, unit="GB/s", limited_by=note, parameters=size | ours))
-        for ours_name, other in (
-            ("contiguous", "memcpy"),
-            ("contiguous", "ucx_perftest as ours"),
-            ("contiguous", "ucx_perftest default"),
-            ("paged", "contiguous"),
-        ):
-            if (nbytes, other) in rates:
-                pairs = zip(rates[nbytes, ours_name], rates[nbytes, other], strict=True)
-                ratios = [ours_rate / rate for ours_rate, rate in pairs]
-                name = f"{ours_name} / {other}"
-                rows.append(summarise("transfer", name, ratios, unit="ratio", limited_by=_RATIO_NOTE, parameters=size))
+        size: dict[str, str | int] = {"MiB": nbytes // _MIB}
+        for variant in (name for name in notes if (nbytes, name) in rates):
+            parameters = size | ({"transport": transport} if variant in ("contiguous", "paged") else {})
+            values, note = rates[nbytes, variant], notes[variant]
+            rows.append(summarise("transfer", variant, values, unit="GB/s", limited_by=note, parameters=parameters))
+        for ours, other in (pair for pair in _COMPARED if (nbytes, pair[1]) in rates):
+            pairs = zip(rates[nbytes, ours], rates[nbytes, other], strict=True)
+            ratios = [rate / other_rate for rate, other_rate in pairs]
+            name = f"{ours} / {other}"
+            rows.append(summarise("transfer", name, ratios, unit="ratio", limited_by=_RATIO_NOTE, parameters=size))
     return rows

@@ -36,7 +36,7 @@ class Pool:
     def checksum(self, nbytes: int, run_bytes: int) -> int:
         value = 0
         for run in _runs(nbytes, run_bytes):
-            value = zlib.crc32(self._bytes[run], value)
+            value = zlib.crc32(self._bytes[run].data, value)
         return value
 
 

@@ -74,6 +74,11 @@ class TorchEngine:
         return self._pool.memcpy_gigabytes_per_s()
 
 
+def make_context_current(device: str) -> None:
+    """Give the calling thread the CUDA context of `device`, which the engine's thread has made."""
+    torch.cuda.set_device(torch.device(device))
+
+
 def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
     """Load, check, allocate, warm up.
 

@@ -26,7 +26,12 @@ async def open_engine(
     def report(stage: str, fraction: float | None) -> None:
         loop.call_soon_threadsafe(on_progress, stage, fraction)
 
-    return await thread.run(_open, config, report)
+    engine = await thread.run(_open, config, report)
+    if isinstance(config, EngineConfig) and config.device != "cpu":
+        from engine import core  # noqa: PLC0415 - as below
+
+        core.make_context_current(config.device)  # here, on the loop thread: UCX moves device memory from it
+    return engine
 
 
 def _open(config: AnyEngineConfig, report: Callable[[str, float | None], None]) -> EnginePort:

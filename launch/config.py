@@ -42,6 +42,7 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     fake_kv_bytes_per_token: int = 1024
     request_timeout_s: float = 600.0
     worker_timeout_s: float = 4.0
+    client_stall_s: float = 30.0
     log_level: str = "INFO"
 
 
@@ -62,6 +63,7 @@ def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> Coo
         decode_workers=options.decode,
         request_timeout_s=options.request_timeout_s,
         worker_timeout_s=options.worker_timeout_s,
+        client_stall_s=options.client_stall_s,
         log_level=options.log_level,
     )
 

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-_MAX_SOCKET_PATH_CHARS = 100  # sun_path holds 108 bytes, and zmq wants a few
+_MAX_SOCKET_PATH_BYTES = 100  # sun_path holds 108 bytes, and zmq wants a few
 
 
 class CellInUse(Exception):
@@ -23,7 +23,7 @@ def base_dir(environment: Mapping[str, str]) -> Path:
     runtime = environment.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "kvrelay"
-    return Path(environment.get("TMPDIR", "/tmp")) / f"kvrelay-{os.getuid()}"
+    return Path(environment.get("TMPDIR") or "/tmp") / f"kvrelay-{os.getuid()}"
 
 
 def client_endpoint(cell: Path) -> str:
@@ -51,11 +51,11 @@ class RunDir:
         if not name or not all(c.isalnum() or c in "-_" for c in name):
             raise ValueError(f"cell name {name!r}: use letters, digits, '-' and '_'")
         self.path = base / name
-        if len(str(self.path / "launcher.sock")) > _MAX_SOCKET_PATH_CHARS:
+        if len(os.fsencode(self.path / "launcher.sock")) > _MAX_SOCKET_PATH_BYTES:
             raise ValueError(f"{self.path} is too long for a socket; set XDG_RUNTIME_DIR to a shorter directory")
         for directory in (base, self.path):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            info = directory.stat()
+            info = directory.lstat()  # of a link, its maker: who else could point at one of our own directories?
             if info.st_uid != os.getuid():
                 raise PermissionError(f"{directory} belongs to another user")
             directory.chmod(stat.S_IRWXU)

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import uvloop
 
@@ -62,14 +63,27 @@ def run(main: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> Non
         uvloop.run(_with_signals(main))
     except Exception:
         logging.getLogger("kvrelay").exception("this process cannot go on")
-        # Other threads (engine, UCX) may be stuck in foreign code: leave without waiting for them.
-        logging.shutdown()
-        os._exit(1)
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """Other threads (engine, UCX) may be stuck in foreign code: end without waiting for them."""
+    logging.shutdown()
+    os._exit(1)
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What a callback raises (a message's handler, say) reaches no caller; asyncio alone would log it and go on."""
+    if "handle" in context:
+        logging.getLogger("kvrelay").critical("this process cannot go on", exc_info=context.get("exception"))
+        _leave()
+    loop.default_exception_handler(context)
 
 
 async def _with_signals(main: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_on_loop_error)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     await main(stop)

@@ -14,9 +14,9 @@ What is guaranteed while both processes live and the wire loses nothing:
 
 1. Every receive that is posted is ended by one message, and every message that is sent finds a receive. Decode posts a
    receive for every piece exactly if its Landing met an Offer; prefill sends a message for every piece exactly if its
-   Offer met a Landing. Each is said at the start of its side and reaches the other, so either both meet or none. A side
-   that has let go of its pages before they met (abort, refusal, silence) keeps its half of the bargain with one byte of
-   scrap: prefill fills, decode drains. So a cancelled transfer settles without cancelling anything in the wire.
+   Offer met a Landing. Each is said when its side starts and is held until the other side starts, so either both meet
+   or none. A side that has let go of its pages before they met (abort, refusal, silence) keeps its half of the bargain
+   with one byte of scrap: prefill fills, decode drains. So a cancelled transfer settles without cancelling anything.
    (test_kv_faults.py: test_every_message_finds_a_receive_whatever_happens)
 2. After `settled()` without `quarantine` no page is touched: it waits for every message that was given a page.
    (test_kv_port.py: test_no_page_is_touched_after_the_end)
@@ -87,8 +87,8 @@ class KvPort:
         self._gone: set[Incarnation] = set()
         self._outbound: dict[int, Outbound] = {}
         self._inbound: dict[int, Inbound] = {}
-        # Longer than the peer remembers a transfer that it gave up: nobody answers an Offer that is no longer meant.
-        self._early = EarlyMessages(hold_s=2 * timeout_s)
+        # Longer than the peer remembers what it said, so that nobody waits for an answer to what was dropped here.
+        self._early = EarlyMessages(hold_s=offer_timeout_s + 2 * timeout_s)
         self._scrap = ctypes.create_string_buffer(1)
         wire.on_control(self._on_control)
 
@@ -153,7 +153,7 @@ class KvPort:
     def close(self) -> None:
         """End everything; to be called before the loop ends."""
         for transfer in self._transfers():
-            transfer.close("this worker is closing")
+            transfer.fail("this worker is closing")
         self._links.clear()
         self._wire.close()
 

@@ -68,13 +68,12 @@ class Inbound:
     def start(self, held: Sequence[Held]) -> None:
         """Say the Landing, unless the peer, in `held`, has already taken its Offer back."""
         if self._line.link is None:
-            self.close(f"worker {self.peer[0]} cannot be reached")
+            self.fail(f"worker {self.peer[0]} cannot be reached")
             return
         for message in held:
             if isinstance(message, Trailer):
-                self._failure = message.error
-                self._refuse("taken back before it was expected")
-                self._settle()
+                self._refuse("it was taken back")
+                self.fail(message.error or "it ended before it was expected")
                 return
         self._line.say(
             Landing(
@@ -106,8 +105,8 @@ class Inbound:
         self._watchdog.restart(GRACE_S)
         self._settle_if_idle()
 
-    def close(self, reason: str) -> None:
-        """The port is closing: settle now, whatever is still under way."""
+    def fail(self, reason: str) -> None:
+        """Settle now, whatever is still under way, and say nothing."""
         self._owes_drain = False
         self._failure = self._failure or reason
         self._settle()

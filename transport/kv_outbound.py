@@ -95,10 +95,14 @@ class Outbound:
     # --- the port ----------------------------------------------------------------------------------------------------
 
     def start(self, held: Sequence[Held]) -> None:
-        """Say the Offer; `held` is what the peer said before."""
+        """Say the Offer, unless the peer, in `held`, has already refused it."""
         if self._line.link is None:
-            self.close(f"worker {self.peer[0]} cannot be reached")
+            self.fail(f"worker {self.peer[0]} cannot be reached")
             return
+        for message in held:
+            if isinstance(message, Refused):
+                self.fail(message.reason)
+                return
         self._line.say(
             Offer(
                 header=self._line.header,
@@ -129,8 +133,8 @@ class Outbound:
         self._watchdog.restart(GRACE_S)
         self._settle_if_idle()
 
-    def close(self, reason: str) -> None:
-        """The port is closing: settle now, whatever is still under way."""
+    def fail(self, reason: str) -> None:
+        """Settle now, whatever is still under way, and say nothing."""
         self._owes_filler = False
         self._failure = self._failure or reason
         self._settle()

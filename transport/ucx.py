@@ -6,18 +6,20 @@ imports UCXX, and of it the low-level objects: the `await` of its own asyncio AP
 All on the loop thread. UCX's event descriptor wakes the loop; `_drive` then progresses UCX, ends the futures of what
 completed and arms the descriptor again. Idle costs nothing.
 
-**Endpoints have error handling**, on one host too. Measured there with UCX 1.20.1, killing peers in mid-transfer:
+**Endpoints have error handling**, on one host too. Measured there with UCX 1.20.1 on two cores, peers killed in
+mid-transfer (tests/e2e/test_ucx_peer_death.py repeats it):
 
-- Without it UCX reads the peer's memory itself (CMA, 9 to 13 GB/s) and aborts *this* process if the peer dies under the
-  read: 22 of 40 receivers went down with their sender. Sends to a dead peer stay pending for ever.
-- With it, UCX by default leaves only TCP (1.1 GB/s).
-- With it and MM_ERROR_HANDLING it keeps shared memory: 8.5 to 10 GB/s, with a copy in and a copy out in place of one
-  read, 2 ms of CPU per 16 MB on each side. Closing the endpoint of a dead peer takes 0.05 ms, and every send and
-  receive on it ends within 35 ms (90 kills, no crash, nothing left pending). No segment is left in /dev/shm or in
-  System V, whoever dies: UCX unlinks them as soon as both sides have them (tests/e2e/test_ucx_peer_death.py).
+- Without it UCX reads the peer's memory itself (CMA) and aborts *this* process if the peer dies under the read: 22 of
+  40 receivers went down with their sender. Sends to a dead peer stay pending for ever.
+- With it, UCX by default leaves only TCP.
+- With it and MM_ERROR_HANDLING it keeps shared memory. Closing the endpoint of a dead peer takes 0.05 ms and waits for
+  nobody; every send and receive on it has ended after 35 ms (90 kills, no crash, nothing left pending). No segment is
+  left in /dev/shm or in System V, whoever dies: UCX unlinks them while they are in use.
 
-UCX never reports a stopped process, and a killed one on the same host only after 20 s: `Link.close` is how it learns.
-cuda_ipc and InfiniBand support error handling, so their speed is not touched by this choice.
+The price is one more copy. GB/s of 12 MB in 8 pieces, and CPU of both sides: 9 with quiet cores and 1 to 4 with busy
+ones, 2.5 ms (CMA: 12 and 2 to 6, 1.6 ms; TCP: 1.2 and 0.7, 17 ms). cuda_ipc and InfiniBand support error handling, so
+GPUs and networks pay nothing. UCX never reports a stopped process, and on one host a killed one only after 20 s:
+`Link.close` is how it learns.
 """
 
 import asyncio
@@ -58,8 +60,8 @@ _BUDGET_S = 0.002
 _LINGER_S = 0.0001
 _RETRY_S = 0.001
 """While messages move, `_drive` looks again for a moment, then every millisecond, and arms the event when a look found
-nothing. An armed receiver costs its sender a system call and a switch of processes for every 8 KB (0.5 in place of 9 GB/s
-where they share a core), and a sender in front of a full queue gets no event at all: UCX refuses to arm."""
+nothing. An armed receiver costs its sender a system call and a switch of processes every 8 KB: ten times slower where
+they share a core. And a sender in front of a full queue gets no event at all: UCX refuses to arm."""
 
 _PYBUF_WRITE = 0x200
 _view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
@@ -184,7 +186,7 @@ class UcxWire:
         self._wake()
 
     def _end_completed(self) -> None:
-        # 0.2 us for each that is pending: 0.5 ms for 3,000 receives. Meanwhile more arrive, so each pass then ends many.
+        # 0.2 us for each that is pending. 3,000 receives take 0.5 ms, in which more arrive: each pass then ends many.
         for request in [request for request in self._pending if request.completed]:
             future = self._pending.pop(request).future
             if future.done():
@@ -199,8 +201,10 @@ class UcxWire:
                 future.set_result(None)
 
     def _discard_unclaimed(self) -> None:
-        """Take what no receive was posted for. UCXX's destructor would receive it whole, and wait for ever for a large
-        message of a sender that has closed its side; a receive of one byte ends at once."""
+        """Take what no receive was posted for, into one byte, which ends at once.
+
+        UCXX's destructor would receive it whole, and wait for ever if its sender has closed the endpoint meanwhile.
+        """
         while (probe := self._worker.tag_probe(UCXXTag(0), UCXXTagMask(0), remove=True)).matched:
             scrap = bytearray(1)
             self.track(self._worker.tag_recv_with_handle(Array(scrap), probe), scrap).add_done_callback(
@@ -303,7 +307,7 @@ def _configuration() -> dict[str, str]:
     """Every option that matters here, and the two by which an operator limits the transports."""
     configuration = {
         "MM_ERROR_HANDLING": "y",  # shared memory in spite of error handling
-        "MM_FIFO_SIZE": "2048",  # 16 MB, so that a chunk's pages fit in and their sender need not take turns with us
+        "SYSV_FIFO_SIZE": "2048",  # 16 MB: a chunk of pages fits in, so that their sender need not take turns with us
         "RNDV_THRESH": "8192",  # larger messages wait for their receive at the sender, not in the receiver's memory
     }
     for name in ("TLS", "NET_DEVICES"):

@@ -19,6 +19,8 @@ from transport.loopback import Faults, LoopbackHub
 from transport.ucx import UcxWire
 from transport.wire import Wire
 
+TIMEOUT_S = 10.0
+OFFER_TIMEOUT_S = 100.0
 GAP_BYTES = 64
 UNTOUCHED = 0xEE
 
@@ -118,6 +120,7 @@ class Network:
         self.hub = LoopbackHub(faults)
         self._kind = kind
         self.wires: list[Wire] = []
+        self._ports: list[KvPort] = []
 
     def wire(self) -> Wire:
         wire: Wire = self.hub.join() if self._kind == "loopback" else UcxWire()
@@ -125,10 +128,16 @@ class Network:
         return wire
 
     def port(
-        self, worker_id: str, epoch: int = 1, clock: Clock | None = None, *, fingerprint: str = "f", piece_bytes: int = 8192
+        self,
+        worker_id: str,
+        epoch: int = 1,
+        clock: Clock | None = None,
+        *,
+        fingerprint: str = "f",
+        piece_bytes: int = 8192,
     ) -> KvPort:
         """A port with a wire of its own."""
-        return KvPort(
+        port = KvPort(
             self.wire(),
             worker_id=worker_id,
             epoch=epoch,
@@ -136,18 +145,25 @@ class Network:
             host_id="host",
             clock=clock or SystemClock(),
             piece_bytes=piece_bytes,
-            timeout_s=10.0,
-            offer_timeout_s=100.0,
+            timeout_s=TIMEOUT_S,
+            offer_timeout_s=OFFER_TIMEOUT_S,
         )
+        self._ports.append(port)
+        return port
+
+    def close(self) -> None:
+        for port in self._ports:
+            port.close()
+        for wire in self.wires:
+            wire.close()
 
 
 @asynccontextmanager
 async def network(kind: str, faults: Faults | None = None) -> AsyncIterator[Network]:
-    """A network whose wires are closed at the end."""
+    """A network whose ports and wires are closed at the end."""
     made = Network(kind, faults)
     try:
         yield made
     finally:
-        for wire in made.wires:
-            wire.close()
+        made.close()
         await turns(5)

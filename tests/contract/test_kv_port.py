@@ -1,0 +1,436 @@
+"""Does the hand-off work the same over both wires?"""
+
+import asyncio
+import random
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.handoff import Memory, Network, network, run
+from transport.kv import Inbound, KvPort, Outbound, ReceiveOutcome, SendOutcome
+
+WIRES = pytest.mark.parametrize(("kind", "uv"), [("loopback", False), ("ucx", False), ("ucx", True)])
+ABORTS = ["before expect", "before any page", "in the middle", "when all is ready", "after the end"]
+
+RUNS = [3000, 20_000, 100, 9000, 50_000]
+LANDING = [50_000, 32_100]
+TOTAL = sum(RUNS)
+
+
+@dataclass
+class Pair:
+    """A prefill and a decode port that know of each other."""
+
+    prefill: KvPort
+    decode: KvPort
+
+    def send(self, transfer_id: int, memory: Memory) -> Outbound:
+        return self.prefill.send(transfer_id, self.decode.peer, memory.regions)
+
+    def expect(self, transfer_id: int, memory: Memory) -> Inbound:
+        return self.decode.expect(transfer_id, self.prefill.peer, memory.regions)
+
+
+def pair(net: Network, piece_bytes: int = 8192) -> Pair:
+    return Pair(net.port("prefill", piece_bytes=piece_bytes), net.port("decode", piece_bytes=piece_bytes))
+
+
+async def outcomes(outbound: Outbound, inbound: Inbound) -> tuple[SendOutcome, ReceiveOutcome]:
+    async with asyncio.timeout(8):  # less than any deadline of the ports: everything here ends without one
+        return await outbound.settled(), await inbound.settled()
+
+
+async def whatever_is_under_way(kind: str) -> None:
+    await asyncio.sleep(0.001 if kind == "loopback" else 0.03)
+
+
+def cut(total: int, cuts: list[int]) -> list[int]:
+    """`total` as a sum of positive numbers, cut at `cuts` modulo `total`."""
+    borders = sorted({cut % total for cut in cuts} - {0} | {total})
+    return [end - start for start, end in zip([0, *borders], borders, strict=False)]
+
+
+@pytest.mark.parametrize(("kind", "examples"), [("loopback", 150), ("ucx", 25)])
+def test_bytes_arrive_exactly_for_any_runs(kind: str, examples: int) -> None:
+    cuts = st.lists(st.integers(0, 1 << 20), max_size=30)
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(
+        total=st.integers(1, 200_000),
+        ours=cuts,
+        theirs=cuts,
+        pushes=cuts,
+        piece=st.integers(500, 1 << 18),
+        first=st.booleans(),
+    )
+    def check(total: int, ours: list[int], theirs: list[int], pushes: list[int], piece: int, first: bool) -> None:
+        async def main() -> None:
+            async with network(kind) as net:
+                prefill, decode = net.port("prefill", piece_bytes=piece), net.port("decode", piece_bytes=2 * piece)
+                source, target = Memory(cut(total, ours), seed=total), Memory(cut(total, theirs))
+                inbound = decode.expect(1, prefill.peer, target.regions) if first else None
+                outbound = prefill.send(1, decode.peer, source.regions)
+                inbound = inbound or decode.expect(1, prefill.peer, target.regions)
+                ready = 0
+                for nbytes in cut(total, pushes):
+                    ready += nbytes
+                    outbound.push(ready)
+                outbound.finish(b"digests", b"note")
+                sent, received = await outcomes(outbound, inbound)
+                assert sent.ok
+                assert received.ok
+                assert not sent.quarantine
+                assert not received.quarantine
+                assert (sent.nbytes, received.nbytes) == (total, total)
+                assert (received.digests, received.note) == (b"digests", b"note")
+                assert target.bytes() == source.bytes()
+                assert target.gaps_untouched()
+                assert prefill.stale_messages == decode.stale_messages == 0
+
+        run(main)
+
+    check()
+
+
+@WIRES
+@pytest.mark.parametrize("first", ["expect", "send"])
+def test_whoever_is_told_first_need_not_wait(kind: str, uv: bool, first: str) -> None:
+    """The Offer, or the Landing, arrives before the other side's call."""
+
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            source, target = Memory(RUNS, seed=1), Memory(LANDING)
+            if first == "expect":
+                inbound = ports.expect(1, target)
+                await whatever_is_under_way(kind)
+                outbound = ports.send(1, source)
+            else:
+                outbound = ports.send(1, source)
+                outbound.finish(b"", b"")
+                await whatever_is_under_way(kind)
+                inbound = ports.expect(1, target)
+            outbound.finish(b"", b"")
+            sent, received = await outcomes(outbound, inbound)
+            assert sent.ok
+            assert received.ok
+            assert target.bytes() == source.bytes()
+
+    run(main, uv=uv)
+
+
+@WIRES
+def test_pages_leave_as_soon_as_they_are_ready_and_not_before(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net, piece_bytes=1000)
+            source, target = Memory([10_000], seed=1), Memory([10_000])
+            inbound = ports.expect(1, target)
+            outbound = ports.send(1, source)
+            for ready, arrived in ((999, 0), (1000, 1000), (1999, 1000), (7500, 7000)):
+                outbound.push(ready)
+                await whatever_is_under_way(kind)
+                assert target.bytes() == source.bytes()[:arrived] + bytes(10_000 - arrived)
+            outbound.finish(b"", b"")
+            sent, _ = await outcomes(outbound, inbound)
+            assert sent.pieces == 10
+            assert 0 < sent.seconds < 5
+            assert target.bytes() == source.bytes()
+
+    run(main, uv=uv)
+
+
+@WIRES
+def test_transfers_at_the_same_time_do_not_mix(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            decode = net.port("decode")
+            prefills = [net.port("prefill-0"), net.port("prefill-1", epoch=7)]
+            draw = random.Random(1)
+            transfers = []
+            for i in range(30):
+                total = draw.randrange(1000, 60_000)
+                runs = [cut(total, [draw.randrange(1 << 20) for _ in range(draw.randrange(20))]) for _ in range(2)]
+                transfers.append((i, prefills[i % 2], Memory(runs[0], seed=i), Memory(runs[1])))
+            inbound = [decode.expect(i, prefill.peer, target.regions) for i, prefill, _, target in transfers]
+            outbound = [prefill.send(i, decode.peer, source.regions) for i, prefill, source, _ in transfers]
+            for i in draw.sample(range(30), 30):
+                outbound[i].finish(b"%d" % i, b"")
+            for i, (_, _, source, target) in enumerate(transfers):
+                sent, received = await outcomes(outbound[i], inbound[i])
+                assert sent.ok
+                assert received.digests == b"%d" % i
+                assert target.bytes() == source.bytes()
+
+    run(main, uv=uv)
+
+
+def test_many_pages_in_pieces_of_the_usual_size() -> None:
+    """64 MB of pages of 360 KB, every other one elsewhere."""
+
+    async def main() -> None:
+        async with network("ucx") as net:
+            ports = pair(net, piece_bytes=8 << 20)
+            pages = [360 << 10] * 182
+            source, target = Memory(pages, seed=1), Memory([sum(pages)])
+            inbound = ports.expect(1, target)
+            outbound = ports.send(1, source)
+            outbound.finish(bytes(8 * len(pages)), b"")
+            sent, received = await outcomes(outbound, inbound)
+            assert received.ok
+            assert sent.nbytes / sent.seconds > 0.2e9
+            assert target.bytes() == source.bytes()
+
+    run(main)
+
+
+@WIRES
+def test_a_refused_transfer_moves_nothing(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            source = Memory(RUNS, seed=1)
+            before = ports.send(1, source)
+            ports.decode.refuse(1, ports.prefill.peer, "no room")
+            ports.decode.refuse(2, ports.prefill.peer, "no room at all")
+            await whatever_is_under_way(kind)
+            after = ports.send(2, source)
+            before.push(TOTAL)
+            after.finish(b"", b"")
+            async with asyncio.timeout(5):
+                assert await before.settled() == SendOutcome(False, "no room", False, 0, 0, 0.0)
+                assert await after.settled() == SendOutcome(False, "no room at all", False, 0, 0, 0.0)
+
+    run(main, uv=uv)
+
+
+@WIRES
+@pytest.mark.parametrize("stage", ABORTS)
+def test_an_aborted_transfer_settles_on_both_sides(kind: str, uv: bool, stage: str) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            source, target = Memory(RUNS, seed=1), Memory(LANDING)
+            outbound, inbound = await aborted(kind, ports, stage, source, target)
+            sent, received = await outcomes(outbound, inbound)
+            assert (sent.quarantine, received.quarantine) == (False, False)
+            if stage == "after the end":
+                assert sent.ok
+                assert received.ok
+                assert target.bytes() == source.bytes()
+            else:
+                assert (sent.ok, sent.error) == (False, "cancelled")
+                assert (received.ok, received.error) == (False, "cancelled")
+                assert sent.nbytes == {"in the middle": 23_100, "when all is ready": TOTAL}.get(stage, 0)
+            assert target.gaps_untouched()
+            assert ports.prefill.stale_messages == ports.decode.stale_messages == 0
+
+    run(main, uv=uv)
+
+
+async def aborted(kind: str, ports: Pair, stage: str, source: Memory, target: Memory) -> tuple[Outbound, Inbound]:
+    """A transfer that is taken back at some stage."""
+    outbound = ports.send(1, source)
+    if stage == "before expect":
+        outbound.push(5000)
+        outbound.abort("cancelled")
+        await whatever_is_under_way(kind)
+        return outbound, ports.expect(1, target)
+    inbound = ports.expect(1, target)
+    await whatever_is_under_way(kind)
+    if stage == "in the middle":
+        outbound.push(23_456)  # the last border of a piece before it is at 23,100
+    elif stage == "when all is ready":
+        outbound.push(TOTAL)
+    elif stage == "after the end":
+        outbound.finish(b"", b"")
+    await whatever_is_under_way(kind)
+    outbound.abort("cancelled")
+    outbound.abort("and again")
+    if stage != "after the end":
+        outbound.finish(b"late", b"late")
+    return outbound, inbound
+
+
+@WIRES
+def test_an_abort_that_crosses_the_landing_settles_on_both_sides(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            target = Memory(LANDING)
+            inbound = ports.expect(1, target)
+            outbound = ports.send(1, Memory(RUNS, seed=1))
+            outbound.abort("cancelled")
+            sent, received = await outcomes(outbound, inbound)
+            assert (sent.error, sent.quarantine, sent.nbytes) == ("cancelled", False, 0)
+            assert (received.error, received.quarantine) == ("cancelled", False)
+
+    run(main, uv=uv)
+
+
+@WIRES
+@pytest.mark.parametrize("first", ["expect", "send"])
+def test_a_prompt_that_is_never_computed_is_declined(kind: str, uv: bool, first: str) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            target = Memory(LANDING)
+            inbound = ports.expect(1, target) if first == "expect" else None
+            if inbound is not None:
+                await whatever_is_under_way(kind)
+            outbound = ports.prefill.send(1, ports.decode.peer, ())
+            outbound.abort("cancelled in the queue")
+            await whatever_is_under_way(kind)
+            inbound = inbound or ports.expect(1, target)
+            sent, received = await outcomes(outbound, inbound)
+            assert (sent.error, sent.quarantine) == ("cancelled in the queue", False)
+            assert (received.error, received.quarantine) == ("cancelled in the queue", False)
+
+    run(main, uv=uv)
+
+
+@WIRES
+def test_sides_with_different_sizes_fail_without_a_byte(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            target = Memory([TOTAL - 1])
+            inbound, outbound = ports.expect(1, target), ports.send(1, Memory(RUNS, seed=1))
+            outbound.finish(b"", b"")
+            sent, received = await outcomes(outbound, inbound)
+            assert not sent.ok
+            assert not received.ok
+            assert (sent.quarantine, received.quarantine, sent.nbytes) == (False, False, 0)
+            assert target.bytes() == bytes(TOTAL - 1)
+
+    run(main, uv=uv)
+
+
+@WIRES
+@pytest.mark.parametrize("end", [*ABORTS, "whole", "decode is gone", "prefill is gone"])
+def test_no_page_is_touched_after_the_end(kind: str, uv: bool, end: str) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            source, target = Memory(RUNS, seed=1), Memory(LANDING)
+            if end in ABORTS:
+                outbound, inbound = await aborted(kind, ports, end, source, target)
+            else:
+                inbound, outbound = ports.expect(1, target), ports.send(1, source)
+                await whatever_is_under_way(kind)
+                outbound.push(30_000)
+                if end == "whole":
+                    outbound.finish(b"", b"")
+                else:  # each is told that the other is gone, while both live and go on
+                    ports.prefill.peer_gone("decode", 1)
+                    ports.decode.peer_gone("prefill", 1)
+                    outbound.push(TOTAL)
+                    outbound.finish(b"", b"")
+            sent, received = await outcomes(outbound, inbound)
+            assert (sent.quarantine, received.quarantine) == (False, False)
+            target.fill(0x5A)
+            source.fill(0xA5)
+            await whatever_is_under_way(kind)
+            await whatever_is_under_way(kind)
+            assert target.bytes() == b"\x5a" * TOTAL
+            assert source.bytes() == b"\xa5" * TOTAL
+
+    run(main, uv=uv)
+
+
+@WIRES
+@pytest.mark.parametrize("stage", ["offered", "agreed", "moving", "all sent"])
+@pytest.mark.parametrize("survivor", ["prefill", "decode"])
+def test_the_loss_of_the_peer_ends_its_transfers(kind: str, uv: bool, stage: str, survivor: str) -> None:
+    """The peer is silent from the stage on, as a killed one is, and then reported."""
+
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            source, target = Memory(RUNS, seed=1), Memory(LANDING)
+            if survivor == "decode":
+                inbound = ports.expect(1, target)
+                if stage != "offered":
+                    outbound = ports.send(1, source)
+                    await whatever_is_under_way(kind)
+                    outbound.push({"moving": 30_000, "all sent": TOTAL}.get(stage, 0))
+                    await whatever_is_under_way(kind)
+                ports.decode.peer_gone("prefill", 1)
+                async with asyncio.timeout(0.8):  # less than the grace
+                    received = await inbound.settled()
+                assert (received.ok, received.error) == (False, "worker prefill is gone")
+                assert not received.quarantine
+            else:
+                outbound = ports.send(1, source)
+                if stage != "offered":
+                    ports.expect(1, target)
+                    await whatever_is_under_way(kind)
+                    outbound.push({"moving": 30_000, "all sent": TOTAL}.get(stage, 0))
+                ports.prefill.peer_gone("decode", 1)
+                async with asyncio.timeout(0.8):
+                    sent = await outbound.settled()
+                assert (sent.ok, sent.error) == (False, "worker decode is gone")
+                assert not sent.quarantine
+            ports.prefill.close()
+            ports.decode.close()
+
+    run(main, uv=uv)
+
+
+@WIRES
+def test_a_restarted_worker_is_another_peer(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            prefill, old, new = net.port("prefill"), net.port("decode", epoch=1), net.port("decode", epoch=2)
+            lost = prefill.send(1, old.peer, Memory(RUNS, seed=1).regions)
+            prefill.peer_gone("decode", 1)
+            assert not (await lost.settled()).ok
+            source, target = Memory(RUNS, seed=2), Memory(LANDING)
+            inbound = new.expect(2, prefill.peer, target.regions)
+            outbound = prefill.send(2, new.peer, source.regions)
+            outbound.finish(b"", b"")
+            sent, received = await outcomes(outbound, inbound)
+            assert sent.ok
+            assert received.ok
+            assert target.bytes() == source.bytes()
+            again = prefill.send(3, old.peer, source.regions)
+            assert (await again.settled()).error == "worker decode cannot be reached"
+
+    run(main, uv=uv)
+
+
+@WIRES
+def test_greeting_a_peer_is_not_a_transfer(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            ports.prefill.connect(ports.decode.peer)
+            ports.decode.connect(ports.prefill.peer)
+            ports.prefill.connect(ports.decode.peer)
+            await whatever_is_under_way(kind)
+            assert ports.prefill.stale_messages == ports.decode.stale_messages == 0
+            name = ports.prefill.transport_name(ports.decode.peer)
+            assert name in (["loopback"] if kind == "loopback" else ["sysv", "posix", "self", "tcp"])
+
+    run(main, uv=uv)
+
+
+@WIRES
+def test_closing_a_port_settles_what_is_under_way(kind: str, uv: bool) -> None:
+    async def main() -> None:
+        async with network(kind) as net:
+            ports = pair(net)
+            inbound = [ports.expect(i, Memory(LANDING)) for i in range(3)]
+            outbound = [ports.send(i, Memory(RUNS, seed=1)) for i in range(2)]
+            await whatever_is_under_way(kind)
+            outbound[0].push(30_000)
+            ports.decode.close()
+            ports.prefill.close()
+            async with asyncio.timeout(1):
+                for transfer in (*inbound, *outbound):
+                    outcome = await transfer.settled()
+                    assert (outcome.ok, outcome.error) == (False, "this worker is closing")
+
+    run(main, uv=uv)
