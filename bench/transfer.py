@@ -28,7 +28,9 @@ from transport.messages.common import KvPeer
 _MIB = 1 << 20
 _PAGE_BYTES = 360 << 10  # 16 tokens of SmolLM2 in bfloat16
 _BURST = 9  # measurements of one variant in one round; their median counts
-_SHM_NOTE = "two copies through shared memory, one on each core, where memcpy takes one; Python per message"
+_SHM_NOTE = (
+    "two copies through shared memory, one on each core, where memcpy takes one; of a small one the words of the ports"
+)
 _OTHER_NOTE = "the transport that UCX chose; Python per message"
 _PAGED_NOTE = "as contiguous, with one message per page: each costs both sides its share of Python"
 _MEMCPY_NOTE = "memory bandwidth of one core; the bytes may be in its caches"

@@ -126,7 +126,8 @@ class ClientLink:
             case Cancel(id=client_id):
                 self._cancel(identity, client_id)
             case Ping():
-                self._send(identity, Pong())
+                dropped = Goodbye(reason="this connection was dropped, and its requests with it; say ClientHello again")
+                self._send(identity, Pong() if identity in self._clients else dropped)
             case AskStatus():
                 self._send(identity, self._status())
 

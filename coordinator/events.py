@@ -96,6 +96,11 @@ class DrainAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopped:
+    """The coordinator ends now, whatever is in flight."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """Time has passed; deadlines are looked at."""
 
@@ -112,6 +117,7 @@ Event = (
     | TokensMade
     | DecodeLetGo
     | DrainAsked
+    | Stopped
     | Ticked
 )
 

@@ -10,22 +10,28 @@ from coordinator.state import CellState, LinkTest, WorkerRecord
 from transport.messages.worker import SelfTest, SelfTestDone
 
 SELF_TEST_BYTES = 16 << 20
-SLOW_LINK_RATIO = 0.1
-"""A link below this share of one memcpy is worth a loud warning: UCX has probably fallen back to TCP."""
+_SLOW_RATIO = 0.1
+_ENOUGH_BYTES = 8 << 20  # what a smaller transfer measures is how fast messages are, not bytes
+
+
+def is_slow(test: SelfTestDone) -> bool:
+    """Far below one memory copy: worth a loud warning, because UCX has probably fallen back to TCP."""
+    return test.nbytes >= _ENOUGH_BYTES and test.gigabytes_per_s < _SLOW_RATIO * test.memcpy_gigabytes_per_s
 
 
 def start_missing(cell: CellState) -> list[Tell]:
-    """Start a test for every pair without a link, if the decode worker has pages for it now."""
-    not_now = {(test.prefill, test.decode) for test in cell.link_tests.values()} | cell.failed_links
-    told: list[Tell] = []
+    """Start a test for a pair without a link, if the decode worker has pages for it now. One at a time: two tests that
+    share cores or memory would measure each other."""
+    if cell.link_tests:
+        return []
     for prefill in cell.of_role("prefill"):
         for decode in cell.of_role("decode"):
             pair = (prefill.worker_id, decode.worker_id)
             pages = _pages(prefill, decode)
-            missing = decode.worker_id not in prefill.links and pair not in not_now
+            missing = decode.worker_id not in prefill.links and pair not in cell.failed_links
             if missing and pages <= decode.free_pages:
-                told += _start(cell, LinkTest(*pair, pages=pages, warm=pair in cell.warm_links))
-    return told
+                return _start(cell, LinkTest(*pair, pages=pages, warm=pair in cell.warm_links))
+    return []
 
 
 def reported(cell: CellState, worker_id: str, report: SelfTestDone) -> None:

@@ -24,6 +24,7 @@ from coordinator.events import (
     FirstTokenMade,
     PrefillLetGo,
     SelfTested,
+    Stopped,
     StopStringFound,
     Submitted,
     Tell,
@@ -79,6 +80,8 @@ class Machine:
                 self._decode_let_go(event)
             case DrainAsked():
                 self.cell.draining = True
+            case Stopped():
+                self._stop()
             case Ticked():
                 self._expire(now)
                 self._fail_without_workers(now)
@@ -123,6 +126,15 @@ class Machine:
             elif record.phase is not Phase.ENDED and now >= record.deadline:
                 waited = now - record.submitted_at
                 self._fail(record, "timeout", f"not done after {waited:.1f} s (it was {record.phase})")
+
+    def _stop(self) -> None:
+        """Nobody is left without a last word."""
+        self.cell.draining = True
+        for record in list(self.cell.requests.values()):
+            if record.phase is Phase.FINISHING:
+                self._finish(record)
+            elif record.phase is not Phase.ENDED:
+                self._fail(record, "draining", f"the server was stopped while the request was {record.phase}")
 
     def _fail_without_workers(self, now: float) -> None:
         """A lost worker is back in seconds; a role that stays empty will not serve the queue."""

@@ -7,9 +7,9 @@ import asyncio
 
 from coordinator.client_link import ClientLink
 from coordinator.config import CoordinatorConfig
-from coordinator.events import DrainAsked, Ticked
+from coordinator.events import DrainAsked, Stopped, Ticked
 from coordinator.launcher_link import LauncherLink
-from coordinator.links import SLOW_LINK_RATIO
+from coordinator.links import is_slow
 from coordinator.service import Service
 from coordinator.text import Text
 from coordinator.worker_link import WorkerLink
@@ -67,6 +67,7 @@ class Coordinator:
             self._look_at_readiness()
             self._look_at_drain()
             await self._clock.sleep(_TICK_S)
+        self.service.handle(Stopped())
         self._workers.shut_down()
         self._clients.close()
         self._workers.close()
@@ -98,7 +99,7 @@ class Coordinator:
                 transport=test.transport,
                 gigabytes_per_s=test.gigabytes_per_s,
                 memcpy_gigabytes_per_s=test.memcpy_gigabytes_per_s,
-                slow=test.gigabytes_per_s < SLOW_LINK_RATIO * test.memcpy_gigabytes_per_s,
+                slow=is_slow(test),
             )
             for prefill in self.service.machine.cell.of_role("prefill")
             for decode_id, test in sorted(prefill.links.items())

@@ -1,7 +1,7 @@
 """How does a Python program stream tokens from a running cell?
 
     async with StreamingClient(endpoint) as client:
-        async for token in client.generate("Once upon a time", max_tokens=32):
+        async for token in client.generate("Once upon a time", sampling=SamplingParams(max_tokens=32)):
             print(token.text, end="", flush=True)
 
 One connection, any number of requests at once. All latencies are taken on this process's clock (design brief, section
@@ -9,6 +9,7 @@ One connection, any number of requests at once. All latencies are taken on this 
 """
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,9 @@ from transport.messages.client import (
     ToCoordinator,
     Welcome,
 )
-from transport.messages.common import PROTOCOL_VERSION
+from transport.messages.common import MAX_REASON_CHARS, PROTOCOL_VERSION
+
+_HELLO_INTERVAL_S = 1.0
 
 _FromServer = Delta | Done | Failed | Goodbye
 
@@ -145,8 +148,7 @@ class Generation:
 
     def cancel(self) -> None:
         """Ask the server to stop; the iteration ends with what has arrived. Without effect on an ended request."""
-        if not self._ended:
-            self._client.send(Cancel(id=self._id))
+        self._client.cancel(self._id)
 
     async def finish(self) -> Completion:
         """Take all tokens that are still to come."""
@@ -199,7 +201,6 @@ class Generation:
     def _end(self, now: float) -> None:
         self._ended = True
         self.completion.total_s = now - self._sent_at
-        self._client.forget(self._id)
 
 
 class StreamingClient:
@@ -225,38 +226,43 @@ class StreamingClient:
         Raises:
             ServerUnreachable: no answer within `connect_timeout_s`, or the server refuses this client.
         """
+        self.server = self._goodbye = None
         self._context = new_context()
         self._welcomed = asyncio.Event()
         self._link = ControlClient(self._context, self._endpoint, self._received)
-        self.send(ClientHello(protocol=PROTOCOL_VERSION))
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await self._welcomed.wait()
+                await self._hello()
         except TimeoutError as error:
-            self._close()
             hint = "is `kvrelay up` running, and ready?"
-            raise ServerUnreachable(
-                f"no answer from {self._endpoint} in {self._connect_timeout_s:g} s: {hint}"
-            ) from error
-        if self._goodbye is not None:
-            self._close()
-            raise ServerUnreachable(self._goodbye)
+            self._lose(f"no answer from {self._endpoint} in {self._connect_timeout_s:g} s: {hint}")
+            raise ServerUnreachable(self._goodbye) from error
+        finally:
+            if self.server is None:
+                self._close()
         self._keepalive = asyncio.get_running_loop().create_task(self._keep_alive())
         return self
+
+    async def _hello(self) -> None:
+        """Until the server, which may still be loading its model, has welcomed us; it forgets who is silent."""
+        while not self._welcomed.is_set():
+            self.send(ClientHello(protocol=PROTOCOL_VERSION))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HELLO_INTERVAL_S):
+                    await self._welcomed.wait()
+        if self._goodbye is not None:
+            raise ServerUnreachable(self._goodbye)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        for generation in list(self._generations.values()):
-            generation.cancel()
-        if self._keepalive is not None:
-            self._keepalive.cancel()
+        if self._link is not None:
+            for generation in list(self._generations.values()):
+                generation.cancel()
         self._close()
 
     def abandon(self) -> None:
         """Drop the connection without a word, as a killed process would."""
-        if self._keepalive is not None:
-            self._keepalive.cancel()
         self._close()
 
     def generate(
@@ -315,17 +321,22 @@ class StreamingClient:
         except TimeoutError as error:
             raise ServerUnreachable(f"{self._endpoint} does not tell its status") from error
 
+    def cancel(self, request_id: str) -> None:
+        if request_id in self._generations:
+            self.send(Cancel(id=request_id))
+
     def send(self, message: ToCoordinator) -> None:
         if self._link is None:
             raise ServerUnreachable("the client is not connected; use it as `async with StreamingClient(...)`")
         self._link.send(self._codec.encode(message))
 
-    def forget(self, request_id: str) -> None:
-        self._generations.pop(request_id, None)
-
     def _received(self, data: bytes) -> None:
         self._last_heard = self._clock.now()
-        message: ToClient = self._codec.decode(data)
+        try:
+            message: ToClient = self._codec.decode(data)
+        except ProtocolError as error:
+            self._lose(f"{self._endpoint} does not speak this protocol: {error}")
+            return
         match message:
             case Welcome():
                 self.server = message
@@ -339,8 +350,11 @@ class StreamingClient:
                     if not waiting.done():
                         waiting.set_result(message)
                 self._status_waiters.clear()
-            case Delta() | Done() | Failed():
-                generation = self._generations.get(message.id)
+            case Delta():
+                if message.id in self._generations:
+                    self._generations[message.id].receive(message)
+            case Done() | Failed():
+                generation = self._generations.pop(message.id, None)
                 if generation is not None:
                     generation.receive(message)
 
@@ -356,10 +370,14 @@ class StreamingClient:
     def _lose(self, reason: str) -> None:
         self._goodbye = reason
         self._welcomed.set()
-        for generation in list(self._generations.values()):
-            generation.receive(Goodbye(reason=reason))
+        generations, self._generations = self._generations, {}
+        for generation in generations.values():
+            generation.receive(Goodbye(reason=reason[:MAX_REASON_CHARS]))
 
     def _close(self) -> None:
+        self._lose("this client has closed its connection")
+        if self._keepalive is not None:
+            self._keepalive.cancel()
         if self._link is not None:
             self._link.close()
             self._link = None

@@ -255,6 +255,7 @@ class PrefillWorker:
             SelfTestDone(
                 transfer_id=test.transfer_id,
                 quarantined_pages=len(pages) if result.quarantine else 0,
+                nbytes=result.nbytes,
                 transport=self._kv.transport_name(test.peer),
                 gigabytes_per_s=result.nbytes / result.seconds / 1e9 if result.seconds > 0 else 0.0,
                 memcpy_gigabytes_per_s=memcpy,

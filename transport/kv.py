@@ -97,6 +97,11 @@ class KvPort:
         """How others reach this port: what goes into Hello."""
         return self._peer
 
+    @property
+    def transfers(self) -> int:
+        """How many transfers may still hear from their peer."""
+        return len(self._outbound) + len(self._inbound)
+
     def connect(self, peer: KvPeer) -> None:
         """Get ready for transfers with `peer`; otherwise the first one waits for the wire to connect."""
         if incarnation(peer) not in self._links:

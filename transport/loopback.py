@@ -52,14 +52,14 @@ class LoopbackHub:
 
     def __init__(self, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
-        self._wires: list[LoopbackWire] = []
+        self.wires: list[LoopbackWire] = []
         self._held: list[Callable[[], None]] | None = None
         self._data_sent = 0
         self._control_sent = 0
 
     def join(self) -> "LoopbackWire":
-        wire = LoopbackWire(self, b"%d" % len(self._wires))
-        self._wires.append(wire)
+        wire = LoopbackWire(self, b"%d" % len(self.wires))
+        self.wires.append(wire)
         return wire
 
     def find(self, address: bytes) -> "LoopbackWire":
@@ -67,7 +67,7 @@ class LoopbackHub:
         Raises:
             PeerLost: no wire has this address.
         """
-        for wire in self._wires:
+        for wire in self.wires:
             if wire.address == address:
                 return wire
         raise PeerLost(f"no wire at {address!r}")

@@ -126,7 +126,7 @@ def all_options(app: App) -> set[str]:
 
 def wrong_in(app: App, words: list[str]) -> str | None:
     """What in a command line `app` does not know; None when it is all there."""
-    while words and words[0] in app:
+    while words and not words[0].startswith("-") and words[0] in app:
         app, words = app[words[0]], words[1:]
     has_subcommands = any(not name.startswith("-") for name in app)
     if words and has_subcommands and not words[0].startswith("-"):

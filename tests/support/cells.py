@@ -263,3 +263,23 @@ def token(index: int) -> SampledToken:
 
 def told(actions: list[Action]) -> list[tuple[str, ToWorker]]:
     return [(action.worker_id, action.message) for action in actions if isinstance(action, Tell)]
+
+
+def failed(cell: Cell, request_id: int) -> Fail:
+    last = cell.last_word(request_id)
+    assert isinstance(last, Fail)
+    return last
+
+
+def finished(cell: Cell, request_id: int) -> Finish:
+    last = cell.last_word(request_id)
+    assert isinstance(last, Finish)
+    return last
+
+
+def decoding(cell: Cell, max_tokens: int = 4) -> int:
+    request_id = cell.start(max_tokens=max_tokens)
+    cell.first_token(request_id)
+    cell.prefill_lets_go(request_id)
+    cell.token(request_id, 1)
+    return request_id

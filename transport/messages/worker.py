@@ -65,6 +65,7 @@ class SelfTestDone(Message, frozen=True):
     transfer_id: TransferId
     quarantined_pages: Count
     error: Reason | None = None
+    nbytes: Count = 0
     transport: Annotated[str, Meta(max_length=200)] = ""
     gigabytes_per_s: GigabytesPerSecond = 0.0
     memcpy_gigabytes_per_s: GigabytesPerSecond = 0.0

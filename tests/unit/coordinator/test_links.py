@@ -1,7 +1,9 @@
 """When may a prefill worker hand off to a decode worker, and what does finding out cost?"""
 
+from msgspec.structs import replace
+
 from coordinator.events import Action, SelfTested, Tell, Ticked, WorkerLost
-from coordinator.links import SELF_TEST_BYTES
+from coordinator.links import SELF_TEST_BYTES, is_slow
 from coordinator.state import Phase
 from tests.support.cells import Cell, peer, told
 from transport.messages.worker import SelfTest, SelfTestDone
@@ -127,7 +129,22 @@ def test_the_links_of_a_lost_worker_go_with_it() -> None:
     cell = Cell(prefill=2, decode=2)
     cell.feed(WorkerLost("d0", "killed"))
     assert set(cell.worker("p0").links) == set(cell.worker("p1").links) == {"d1"}
-    assert {worker for worker, _ in told(cell.join("d0", epoch=2))} == {"d0", "p0", "p1"}
+    tests = started(cell.join("d0", epoch=2))
+    assert set(tests) == {"d0", "p0"}  # one pair at a time, so that no test measures another
+    for prefill in ("p0", "p0", "p1", "p1"):
+        cell.self_tested(tests[prefill])
+        tests = started(cell.self_tested(tests["d0"]))
+    assert tests == {}
+    assert set(cell.worker("p0").links) == set(cell.worker("p1").links) == {"d0", "d1"}
+
+
+def test_a_link_is_slow_only_if_enough_was_moved_to_tell() -> None:
+    tcp = SelfTestDone(
+        transfer_id=1, quarantined_pages=0, nbytes=16 << 20, gigabytes_per_s=1.0, memcpy_gigabytes_per_s=15.0
+    )
+    assert is_slow(tcp)
+    assert not is_slow(replace(tcp, nbytes=1 << 20))
+    assert not is_slow(replace(tcp, gigabytes_per_s=3.0))
 
 
 def relinked(cell: Cell, tests: dict[str, Action]) -> bool:

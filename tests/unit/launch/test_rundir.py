@@ -83,12 +83,16 @@ def test_what_a_killed_launcher_left_behind_is_cleared(base: Path) -> None:
 
 def test_children_do_not_keep_the_lock(base: Path) -> None:
     held = RunDir(base, "one")
-    child = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False
-    )
-    os.close(held._lock)  # the launcher is killed
-    assert not is_running(base, "one")
-    child.communicate()
+    script = "import sys; print('here', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"here\n"
+        os.close(held._lock)  # the launcher is killed
+        running = is_running(base, "one")
+        child.communicate()
+    assert not running
 
 
 def test_nothing_runs_where_nothing_is(base: Path) -> None:
