@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import TypeVar
 
 import msgspec
@@ -54,7 +54,7 @@ class Channel:
 async def started(module: str, cores: Sequence[int] = ()) -> AsyncIterator[Channel]:
     """`python -m module` on `cores`, alive inside the block."""
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, closing(await _open(ours)) as channel:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -65,14 +65,13 @@ async def started(module: str, cores: Sequence[int] = ()) -> AsyncIterator[Chann
             pass_fds=(theirs.fileno(),),
             start_new_session=True,  # Ctrl-C is ours alone
         )
-    channel = await _open(ours)
-    try:
-        yield channel
-    finally:
-        channel.close()
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
+        theirs.close()  # the child's is the only one now, so that its death ends the channel
+        try:
+            yield channel
+        finally:
+            if child.returncode is None:
+                child.kill()
+            await child.wait()
 
 
 def serve(main: Callable[[Channel], Awaitable[None]]) -> None:

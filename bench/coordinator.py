@@ -53,7 +53,7 @@ class _Sample:
 
 
 _FULL = ((_Workload("streams", 1280, 200), _Workload("short requests", 1280, 2)), 5)
-_QUICK = ((_Workload("streams", 256, 200), _Workload("short requests", 256, 2)), 3)
+_QUICK = ((_Workload("streams", 384, 200), _Workload("short requests", 1024, 2)), 3)
 _BUSY_NOTE = "whoever of coordinator, client and workers first fills a core: compare the CPU shares"
 _SHARE_NOTE = "not a limit; CPU seconds per second of wall-clock time"
 _QUANTITIES: tuple[tuple[str, str, str, str, Callable[[_Sample], float]], ...] = (

@@ -24,6 +24,7 @@ from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
 from transport import codec
 from transport.control import Context, ControlClient, new_context
+from transport.errors import ProtocolError
 from transport.messages.client import (
     AskStatus,
     Cancel,

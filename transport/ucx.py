@@ -309,6 +309,7 @@ def _configuration() -> dict[str, str]:
         "MM_ERROR_HANDLING": "y",  # shared memory in spite of error handling
         "SYSV_FIFO_SIZE": "2048",  # 16 MB: a chunk of pages fits in, so that their sender need not take turns with us
         "RNDV_THRESH": "8192",  # larger messages wait for their receive at the sender, not in the receiver's memory
+        "NET_DEVICES": "lo",  # a cell is on one host: UCX authenticates nobody, so nobody else may reach it
     }
     for name in ("TLS", "NET_DEVICES"):
         value = os.environ.get(f"UCX_{name}")

@@ -325,4 +325,4 @@ def come_to_rest(world: World) -> None:
 
 
 TestMachineUnderFaults = MachineUnderFaults.TestCase
-TestMachineUnderFaults.settings = settings(max_examples=max(300, settings().max_examples), stateful_step_count=60)
+TestMachineUnderFaults.settings = settings(max_examples=max(600, settings().max_examples), stateful_step_count=60)

@@ -10,7 +10,7 @@ from decode_worker.intake import Received, first_difference, take_in
 from engine.thread import EngineThread
 from runtime.clock import SystemClock
 from runtime.params import SamplingParams
-from tests.support.handoffs import LAYOUT, Pair, engine, filled, page_bytes, pair
+from tests.support.kv_pair import LAYOUT, Pair, engine, filled, page_bytes, pair
 from transport.kv import Outbound
 from transport.loopback import Faults
 from transport.messages.worker import Admit

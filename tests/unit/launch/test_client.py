@@ -14,90 +14,18 @@ from launch.client import Completion, Generation, RequestFailed, ServerUnreachab
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
+from tests.support.scripted_server import STATUS, WELCOME, ManualClock, ScriptedServer
 from transport import codec
-from transport.control import Context, ControlServer, new_context
+from transport.control import Context, new_context
 from transport.messages.client import (
     Cancel,
-    CellStatus,
-    ClientHello,
     Delta,
     Done,
     Failed,
     Goodbye,
     Ping,
-    Pong,
     Submit,
-    ToClient,
-    ToCoordinator,
-    Welcome,
 )
-from transport.messages.common import PROTOCOL_VERSION
-
-
-class ManualClock:
-    """Stands still until a test moves it; its `sleep` sleeps for real."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def now(self) -> float:
-        return self.time
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-class ScriptedServer:
-    """Remembers what it heard and says what it is told."""
-
-    def __init__(self, context: Context, endpoint: str, timeout_s: float = 60.0) -> None:
-        self.heard: list[ToCoordinator] = []
-        self.welcomes = True
-        self.answers_pings = True
-        self._timeout_s = timeout_s
-        self._codec = codec.coordinator_side_of_client_link()
-        self._peer = b""
-        self._changed = asyncio.Event()
-        self._server = ControlServer(context, endpoint, self._received)
-
-    def _received(self, peer: bytes, data: bytes) -> None:
-        self._peer = peer
-        message = self._codec.decode(data)
-        self.heard.append(message)
-        self._changed.set()
-        match message:
-            case ClientHello() if self.welcomes:
-                self.welcome()
-            case Ping() if self.answers_pings:
-                self.say(Pong())
-
-    def welcome(self) -> None:
-        self.say(
-            Welcome(
-                protocol=PROTOCOL_VERSION,
-                model="m",
-                max_model_len=64,
-                prefill_workers=1,
-                decode_workers=1,
-                client_timeout_s=self._timeout_s,
-            )
-        )
-
-    def say(self, *messages: ToClient) -> None:
-        for message in messages:
-            self._server.send(self._peer, self._codec.encode(message))
-
-    def say_bytes(self, data: bytes) -> None:
-        self._server.send(self._peer, data)
-
-    async def hears(self, kind: type[ToCoordinator], count: int = 1) -> None:
-        while sum(isinstance(message, kind) for message in self.heard) < count:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def close(self) -> None:
-        self._server.close()
-
 
 Body = Callable[[ScriptedServer, StreamingClient, ManualClock], Awaitable[None]]
 
@@ -136,13 +64,6 @@ def done(text: str = "", id_: str = "r0", tokens: int = 0) -> Done:
     )
 
 
-async def arrived(server: ScriptedServer) -> None:
-    """Everything that the server has said so far is at the client: it has answered a later message."""
-    pings = sum(isinstance(message, Ping) for message in server.heard)
-    del pings
-    await asyncio.sleep(0.02)
-
-
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +92,7 @@ def test_times_are_those_of_arrival_not_those_of_reading(tmp_path: Path) -> None
         for at, message in ((101.5, delta(0, 7)), (101.75, delta(1, 8)), (102.75, delta(2, 9)), (103.0, done())):
             clock.time = at
             server.say(message)
-            await arrived(server)
+            await client.status()  # answered in order: everything before it has arrived
         clock.time = 500.0
         tokens = [token async for token in generation]
         assert [token.since_send_s for token in tokens] == [1.5, 1.75, 2.75]
@@ -281,9 +202,10 @@ def test_a_server_that_falls_silent_is_unreachable(tmp_path: Path) -> None:
     async def body(server: ScriptedServer, client: StreamingClient, clock: ManualClock) -> None:
         generation = client.generate("x")
         await server.hears(Submit)
-        server.answers_pings = False
+        server.answers = False
+        await asyncio.sleep(0.02)  # what was said before is not silence
         clock.time += 1000.0
-        with pytest.raises(ServerUnreachable, match="silent for 0.2 s"):
+        with pytest.raises(ServerUnreachable, match=r"silent for 0\.2 s"):
             await generation.finish()
         with pytest.raises(ServerUnreachable, match="silent"):
             await client.generate("later").finish()
@@ -329,9 +251,7 @@ def connect(tmp_path: Path, prepare: Callable[[ScriptedServer], None] | None, ti
 
 
 def test_a_welcome_says_what_is_served(tmp_path: Path) -> None:
-    client = connect(tmp_path, lambda _: None, 10.0)
-    assert client.server is not None
-    assert (client.server.model, client.server.max_model_len) == ("m", 64)
+    assert connect(tmp_path, lambda _: None, 10.0).server == WELCOME
 
 
 def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
@@ -341,7 +261,7 @@ def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
 
 def test_a_server_that_does_not_answer_is_unreachable(tmp_path: Path) -> None:
     def silent(server: ScriptedServer) -> None:
-        server.welcomes = False
+        server.answers = False
 
     with pytest.raises(ServerUnreachable, match="no answer"):
         connect(tmp_path, silent, 0.1)
@@ -349,9 +269,7 @@ def test_a_server_that_does_not_answer_is_unreachable(tmp_path: Path) -> None:
 
 def test_a_server_that_refuses_says_why(tmp_path: Path) -> None:
     def refuse(server: ScriptedServer) -> None:
-        server.welcomes = False
-        server.welcome = lambda: server.say(Goodbye(reason="another protocol"))  # type: ignore[method-assign]  # a script
-        server.welcomes = True
+        server.welcome = Goodbye(reason="another protocol")
 
     with pytest.raises(ServerUnreachable, match="another protocol"):
         connect(tmp_path, refuse, 10.0)
@@ -361,15 +279,9 @@ def test_a_client_that_waits_for_a_loading_server_keeps_saying_so(tmp_path: Path
     """The server forgets clients that are silent, and loading a model takes longer than its patience."""
 
     def loading(server: ScriptedServer) -> None:
-        server.welcomes = False
+        server.hellos_ignored = 2
 
-        async def ready() -> None:
-            await server.hears(ClientHello, 3)
-            server.welcome()
-
-        server.loads = asyncio.get_running_loop().create_task(ready())  # type: ignore[attr-defined]  # kept alive
-
-    assert connect(tmp_path, loading, 10.0).server is not None
+    assert connect(tmp_path, loading, 10.0).server == WELCOME
 
 
 # --- cancelling and leaving ------------------------------------------------------------------------------------------
@@ -422,7 +334,7 @@ def test_leaving_cancels_what_is_open_and_wakes_who_waits(tmp_path: Path) -> Non
                 waiting = asyncio.create_task(wait_for(generations[0]))
                 await server.hears(Submit, 3)
                 server.say(done(id_="r1"))
-                await arrived(server)
+                await client.status()
             await waiting
             await server.hears(Cancel, 2)
         assert cancels(server) == ["r0", "r2"]
@@ -443,19 +355,15 @@ def test_a_client_that_vanishes_says_nothing(tmp_path: Path) -> None:
         client.generate("x")
         await server.hears(Submit)
         client.abandon()
-        await arrived(server)
+        await asyncio.sleep(0.02)
         assert cancels(server) == []
 
     play(tmp_path, body)
 
 
 def test_status_is_asked_for_and_told(tmp_path: Path) -> None:
-    async def body(server: ScriptedServer, client: StreamingClient, _: ManualClock) -> None:
-        told = CellStatus(workers=(), queued=1, in_flight=2)
-        asking = asyncio.create_task(client.status())
-        await asyncio.sleep(0.02)
-        server.say(told)
-        assert await asking == told
+    async def body(_: ScriptedServer, client: StreamingClient, __: ManualClock) -> None:
+        assert [await client.status() for _ in range(2)] == [STATUS, STATUS]
 
     play(tmp_path, body)
 

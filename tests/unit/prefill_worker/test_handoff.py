@@ -10,7 +10,7 @@ from prefill_worker.handoff import HandOff, HandOffResult, decline
 from runtime.clock import SystemClock
 from runtime.params import SamplingParams
 from runtime.stages import PrefillStages
-from tests.support.handoffs import LAYOUT, Pair, engine, filled, page_bytes, pair
+from tests.support.kv_pair import LAYOUT, Pair, engine, filled, page_bytes, pair
 from transport.kv import Inbound, ReceiveOutcome
 from transport.loopback import Faults
 from transport.messages.worker import Prefill

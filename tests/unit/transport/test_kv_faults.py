@@ -476,7 +476,7 @@ PREFILL_STEPS = st.lists(st.sampled_from(["push", "wait", "long wait", "very lon
 DECODE_STEPS = st.lists(st.sampled_from(["wait", "long wait", "very long wait"]), max_size=4)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     before_send=PREFILL_STEPS,
     after_send=PREFILL_STEPS,
