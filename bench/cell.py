@@ -21,9 +21,9 @@ from transport.messages.launcher import WorkerProgress
 _KEPT_LINES = 60
 
 
-def mock_options() -> CellOptions:
-    """The fake engine, which answers at once."""
-    return CellOptions(model_dir=None, model_name="mock")
+def mock_options(step_s: float = 0.0) -> CellOptions:
+    """The fake engine, which takes `step_s` for a step."""
+    return CellOptions(model_dir=None, model_name="mock", fake_step_s=step_s)
 
 
 def model_options() -> CellOptions:

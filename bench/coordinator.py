@@ -1,21 +1,22 @@
-"""How much can one core of a coordinator carry?
+"""How much can one core carry of a coordinator?
 
-Measures a cell with the fake engine, which answers at once, under one client with many streams. The rate that counts is
-per second of the coordinator's own CPU time, by the kernel's account: on a small machine client, workers and
-coordinator compete for the same cores, so tokens per second of wall-clock time say as much about the others. `streams`
-are long answers (the cost of a token), `short requests` are as short as one with a hand-off can be (the cost of a
-request).
+Measures cells with the fake engine under one client with many streams. The rate that counts is per second of the
+coordinator's own CPU time, by the kernel's account: on a small machine client, workers and coordinator compete for the
+same cores, so tokens per second of wall-clock time say as much about the others.
 
-Limited by Python: per token the stream's bookkeeping and detokenising, per step one message in, per request and step at
-most one message out; tokens that wait while the coordinator is busy leave in one message, so a busy coordinator pays
-less for each. Does not measure tokenising (prompts are token ids), a real tokeniser's detokenising (the fake one maps
-bytes), log-probabilities, or many clients.
+- `paced`: long answers from an engine whose steps take as long as a fast model's: each token is a message of its own.
+- `flooded`: the same from an engine that answers at once: tokens that wait while the coordinator is busy leave in one
+  message, so a busy coordinator pays less for each.
+- `short`: answers as short as one with a hand-off can be, for the cost of a request.
+
+Limited by Python and by ZeroMQ's sends. Does not measure tokenising (prompts are token ids), a real tokeniser's
+detokenising (the fake one maps bytes), log-probabilities, or many clients.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from runtime.params import SamplingParams
 
 _CONCURRENT = 64
 _PROMPT = (97,) * 16
+_PACED_STEP_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,15 @@ class _Workload:
 
     @property
     def parameters(self) -> dict[str, str | int]:
-        return {"streams": _CONCURRENT, "requests": self.requests, "tokens each": self.tokens}
+        return {"load": self.name, "streams": _CONCURRENT, "requests": self.requests, "tokens each": self.tokens}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    paced: _Workload
+    flooded: _Workload
+    short: _Workload
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,62 +62,75 @@ class _Sample:
     client_s: float  # CPU time
 
 
-_FULL = ((_Workload("streams", 1280, 200), _Workload("short requests", 1280, 2)), 5)
-_QUICK = ((_Workload("streams", 384, 200), _Workload("short requests", 1024, 2)), 3)
-_BUSY_NOTE = "whoever of coordinator, client and workers first fills a core: compare the CPU shares"
-_SHARE_NOTE = "not a limit; CPU seconds per second of wall-clock time"
-_QUANTITIES: tuple[tuple[str, str, str, str, Callable[[_Sample], float]], ...] = (
-    # workload, quantity, unit, limited by, value
-    (
-        "streams",
+@dataclass(frozen=True, slots=True)
+class _Quantity:
+    name: str
+    unit: str
+    limited_by: str
+    value: Callable[[_Sample], float]
+
+
+_FULL = _Plan(_Workload("paced", 256, 100), _Workload("flooded", 1280, 200), _Workload("short", 1280, 2), rounds=5)
+_QUICK = _Plan(_Workload("paced", 64, 150), _Workload("flooded", 384, 200), _Workload("short", 1024, 2), rounds=2)
+
+_WALL_NOTE = "the engine's steps if paced, else whoever of coordinator, client and workers first fills a core"
+_SHARE_NOTE = "not a limit: CPU seconds per second of wall-clock time"
+_OF_TOKENS = (
+    _Quantity(
         "tokens per coordinator CPU second",
         "tokens/s",
-        "Python per token and per message to the client; merging makes it rise with the load",
-        lambda s: s.tokens / s.coordinator_s,
+        "a ZeroMQ send per token if paced, else the books of a stream, its text and stop strings in Python",
+        lambda sample: sample.tokens / sample.coordinator_s,
     ),
-    ("streams", "tokens per second", "tokens/s", _BUSY_NOTE, lambda s: s.tokens / s.wall_s),
-    (
-        "streams",
+    _Quantity("tokens per second", "tokens/s", _WALL_NOTE, lambda sample: sample.tokens / sample.wall_s),
+    _Quantity(
         "tokens per message to the client",
         "tokens",
-        "one token per step and request, unless several steps arrive while the coordinator is busy",
-        lambda s: s.tokens / s.messages,
+        "one per step and request, unless steps arrive while the coordinator is busy",
+        lambda sample: sample.tokens / sample.messages,
     ),
-    ("streams", "CPU share of the coordinator", "cores", _SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
-    ("streams", "CPU share of the client", "cores", _SHARE_NOTE, lambda s: s.client_s / s.wall_s),
-    (
-        "short requests",
+    _Quantity("CPU share of the coordinator", "cores", _SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
+    _Quantity("CPU share of the client", "cores", _SHARE_NOTE, lambda sample: sample.client_s / sample.wall_s),
+)
+_OF_REQUESTS = (
+    _Quantity(
         "requests per coordinator CPU second",
         "requests/s",
-        "Python per request: about ten messages, validation, routing and the books of its pages",
-        lambda s: s.requests / s.coordinator_s,
+        "ZeroMQ sends: nearly all of its messages are alone on their way; then validation and routing in Python",
+        lambda sample: sample.requests / sample.coordinator_s,
     ),
-    ("short requests", "requests per second", "requests/s", _BUSY_NOTE, lambda s: s.requests / s.wall_s),
+    _Quantity("requests per second", "requests/s", _WALL_NOTE, lambda sample: sample.requests / sample.wall_s),
 )
 
 
 async def run(*, quick: bool) -> list[Row]:
-    workloads, rounds = _QUICK if quick else _FULL
-    samples: dict[str, list[_Sample]] = {workload.name: [] for workload in workloads}
-    async with cell(mock_options()) as running, StreamingClient(running.endpoint) as client:
+    plan = _QUICK if quick else _FULL
+    paced = await _measure(_PACED_STEP_S, (plan.paced,), plan.rounds)
+    at_once = await _measure(0.0, (plan.flooded, plan.short), plan.rounds)
+    return [
+        summarise(
+            "coordinator",
+            quantity.name,
+            [quantity.value(sample) for sample in samples],
+            unit=quantity.unit,
+            limited_by=quantity.limited_by,
+            parameters=workload.parameters,
+        )
+        for workload, samples in (*paced.items(), *at_once.items())
+        for quantity in (_OF_REQUESTS if workload is plan.short else _OF_TOKENS)
+    ]
+
+
+async def _measure(step_s: float, workloads: Sequence[_Workload], rounds: int) -> dict[_Workload, list[_Sample]]:
+    """The workloads in turns, on one cell whose engine takes `step_s` for a step."""
+    samples: dict[_Workload, list[_Sample]] = {workload: [] for workload in workloads}
+    async with cell(mock_options(step_s)) as running, StreamingClient(running.endpoint) as client:
         coordinator = running.supervisor.pids()[COORDINATOR]
         await _drive(client, _Workload("warm-up", _CONCURRENT, 50))
         for _ in range(rounds):
             for workload in workloads:
-                samples[workload.name].append(await _sample(client, workload, coordinator))
-    return [
-        summarise(
-            "coordinator",
-            quantity,
-            [value(sample) for sample in samples[workload.name]],
-            unit=unit,
-            limited_by=limited_by,
-            parameters=workload.parameters,
-        )
-        for workload in workloads
-        for name, quantity, unit, limited_by, value in _QUANTITIES
-        if name == workload.name
-    ]
+                samples[workload].append(await _sample(client, workload, coordinator))
+    return samples
 
 
 async def _sample(client: StreamingClient, workload: _Workload, coordinator: int) -> _Sample:

@@ -68,7 +68,7 @@ def test_bytes_arrive_exactly_for_any_runs(kind: str, examples: int) -> None:
     def check(total: int, ours: list[int], theirs: list[int], pushes: list[int], piece: int, first: bool) -> None:
         async def main() -> None:
             async with network(kind) as net:
-                prefill, decode = net.port("prefill", piece_bytes=piece), net.port("decode", piece_bytes=2 * piece)
+                prefill, decode = net.port("prefill", piece_bytes=piece), net.port("decode", piece_bytes=10_000)
                 source, target = Memory(cut(total, ours), seed=total), Memory(cut(total, theirs))
                 inbound = decode.expect(1, prefill.peer, target.regions) if first else None
                 outbound = prefill.send(1, decode.peer, source.regions)

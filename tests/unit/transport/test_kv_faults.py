@@ -116,7 +116,8 @@ def test_a_landing_that_comes_after_the_sender_gave_up_is_still_answered() -> No
     staged(play)
 
 
-def test_a_receiver_that_is_never_offered_anything_gives_up_with_its_pages_free() -> None:
+@pytest.mark.parametrize("late_s", [0.0, TIMEOUT_S - 1, TIMEOUT_S + 1, 2 * TIMEOUT_S, 3 * TIMEOUT_S])
+def test_a_receiver_that_is_never_offered_anything_gives_up_with_its_pages_free(late_s: float) -> None:
     async def play(stage: Stage) -> None:
         inbound = stage.expect()
         await stage.clock.advance(OFFER_TIMEOUT_S - 1)
@@ -124,7 +125,11 @@ def test_a_receiver_that_is_never_offered_anything_gives_up_with_its_pages_free(
         await stage.clock.advance(1)
         outcome = await inbound.settled()
         assert (outcome.ok, outcome.quarantine) == (False, False)
-        late = await stage.send().settled()  # it was told
+        await stage.clock.advance(late_s)
+        outbound = stage.send()
+        outbound.finish(b"", b"")
+        await stage.clock.advance(TIMEOUT_S)
+        late = await outbound.settled()
         assert (late.ok, late.quarantine, late.nbytes) == (False, False, 0)
         await stage.clock.advance(TIMEOUT_S)
         assert stage.forgotten
@@ -259,15 +264,41 @@ def test_doubled_and_delayed_words_change_nothing(control_turns: int, data_turns
     staged(play, Faults(duplicate_control=doubled, control_turns=control_turns, data_turns=data_turns))
 
 
+def test_what_is_said_again_in_other_words_does_not_count() -> None:
+    async def play(stage: Stage) -> None:
+        outbound, inbound = await stage.both()
+        prefill, decode = stage.hub.wires
+        encode = Codec[KvMessage](KvMessage).encode
+        outbound.push(30_000)
+        await turns()
+        to_prefill, to_decode = Header("decode", 1, 1, "f"), Header("prefill", 1, 1, "f")
+        prefill.take_control(encode(Landing(header=to_prefill, transfer_id=1, runs=(TOTAL,), piece_bytes=10)))
+        decode.take_control(encode(Offer(header=to_decode, transfer_id=1, runs=(TOTAL,), piece_bytes=10)))
+        stage.hub.hold()
+        outbound.finish(b"", b"")
+        await turns()
+        decode.take_control(encode(Trailer(header=to_decode, transfer_id=1, digests=b"first")))
+        decode.take_control(encode(Trailer(header=to_decode, transfer_id=1, error="second")))
+        prefill.take_control(encode(Refused(header=to_prefill, transfer_id=1, reason="too late")))
+        stage.hub.release()
+        assert (await outbound.settled()).ok
+        outcome = await inbound.settled()
+        assert (outcome.ok, outcome.digests) == (True, b"first")
+        assert stage.target.bytes() == stage.source.bytes()
+
+    staged(play)
+
+
 @pytest.mark.parametrize("piece", [0, 7, PIECES - 1])
 def test_a_piece_that_fails_ends_the_transfer_on_both_sides(piece: int) -> None:
     async def play(stage: Stage) -> None:
         outbound, inbound = await stage.both()
-        outbound.push(TOTAL - 1)
+        outbound.push(32_100)  # 9 pieces
         await turns()
         outbound.finish(b"", b"")
         sent, received = await outbound.settled(), await inbound.settled()
         assert (sent.ok, sent.quarantine) == (False, False)
+        assert sent.pieces == (9 if piece < 9 else PIECES)
         assert (received.ok, received.quarantine) == (False, False)
         assert f"message {piece} failed" in (received.error or "")
         assert stage.unmatched == 0
