@@ -76,7 +76,7 @@ class _Plan:
 
 
 _FULL = _Plan((16, 128, 512, 1024), rounds=7)
-_QUICK = _Plan((16, 256), rounds=3)
+_QUICK = _Plan((16, 256), rounds=2)
 
 
 @dataclass(slots=True)

@@ -87,7 +87,7 @@ class _Plan:
 
 
 _FULL = _Plan((1 * _MIB, 4 * _MIB, 16 * _MIB, 64 * _MIB), rounds=7)
-_QUICK = _Plan((1 * _MIB, 16 * _MIB), rounds=3)
+_QUICK = _Plan((1 * _MIB, 16 * _MIB), rounds=2)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ class PrefillStages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     queue_s: _Seconds  # Prefill received -> first chunk starts
     compute_s: _Seconds  # first chunk starts -> token 1 sampled
     chunks: _Count
-    transfer_s: _Seconds = 0.0  # first piece sent -> last piece settled; it overlaps compute_s
+    transfer_s: _Seconds = 0.0  # with at least one piece under way; it overlaps compute_s
     transfer_tail_s: _Seconds = 0.0  # token 1 sampled -> last piece settled: the part that compute did not hide
     transfer_bytes: _Count = 0
     pieces: _Count = 0

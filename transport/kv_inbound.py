@@ -46,7 +46,7 @@ class Inbound:
         self._failure: str | None = None
         self._owes_drain = False  # settled before the peer's Offer came: what it then sends needs a receiver
         self._started_at: float | None = None
-        self._in_flight = InFlight(self._on_piece)
+        self._in_flight = InFlight(timing.clock, self._on_piece)
         self._watchdog = Watchdog(timing.clock, self._on_silence)
         self._outcome: ReceiveOutcome | None = None
         self._is_settled = asyncio.Event()

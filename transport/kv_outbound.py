@@ -26,7 +26,7 @@ class SendOutcome:
     quarantine: bool
     nbytes: int  # of pages, that the wire was given
     pieces: int
-    seconds: float  # first piece sent -> last one settled
+    seconds: float  # with at least one piece under way
 
 
 class Outbound:
@@ -46,8 +46,7 @@ class Outbound:
         self._trailer: Trailer | None = None  # to be said behind the last piece
         self._failure: str | None = None
         self._owes_filler = False  # settled before the peer's Landing came: the receives that go with it need an end
-        self._started_at: float | None = None
-        self._in_flight = InFlight(self._on_piece)
+        self._in_flight = InFlight(timing.clock, self._on_piece)
         self._watchdog = Watchdog(timing.clock, self._on_silence)
         self._outcome: SendOutcome | None = None
         self._is_settled = asyncio.Event()
@@ -176,8 +175,6 @@ class Outbound:
         if self._in_flight.pending == 0:
             self._watchdog.touch()
         while self._sent < len(pieces) and pieces[self._sent].end <= self._ready_bytes:
-            if self._sent == 0:
-                self._started_at = self._timing.clock.now()
             self._in_flight.add(self._line.send(pieces[self._sent], self._plan.places[self._sent]))
             self._sent += 1
         if self._trailer is not None:
@@ -240,5 +237,5 @@ class Outbound:
             quarantine=self._in_flight.pending > 0,
             nbytes=self._plan.pieces[self._sent - 1].end if self._sent else 0,
             pieces=self._sent,
-            seconds=self._timing.clock.now() - self._started_at if self._started_at is not None else 0.0,
+            seconds=self._in_flight.busy_s,
         )

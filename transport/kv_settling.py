@@ -96,17 +96,29 @@ def agree(regions: Sequence[Region], theirs: Sequence[int], piece_bytes: int) ->
 class InFlight:
     """Messages whose memory the wire holds. Calls `on_change` when it lets go of one, whatever came of it."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, on_change: Callable[[], None]) -> None:
+        self._clock = clock
         self._on_change = on_change
+        self._busy_since = 0.0
+        self._busy_s = 0.0
         self.pending = 0
         self.error: str | None = None  # of the first that failed
 
     def add(self, future: asyncio.Future[None]) -> None:
+        if self.pending == 0:
+            self._busy_since = self._clock.now()
         self.pending += 1
         future.add_done_callback(self._ended)
 
+    @property
+    def busy_s(self) -> float:
+        """For how long the wire has held at least one: without the pauses in which the next chunk was computed."""
+        return self._busy_s + (self._clock.now() - self._busy_since if self.pending else 0.0)
+
     def _ended(self, future: asyncio.Future[None]) -> None:
         self.pending -= 1
+        if self.pending == 0:
+            self._busy_s += self._clock.now() - self._busy_since
         error = future.exception()
         if error is not None and self.error is None:
             self.error = str(error) or type(error).__name__

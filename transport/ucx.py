@@ -309,13 +309,12 @@ def _configuration() -> dict[str, str]:
         "MM_ERROR_HANDLING": "y",  # shared memory in spite of error handling
         "SYSV_FIFO_SIZE": "2048",  # 16 MB: a chunk of pages fits in, so that their sender need not take turns with us
         "RNDV_THRESH": "8192",  # larger messages wait for their receive at the sender, not in the receiver's memory
-        "NET_DEVICES": "lo",  # a cell is on one host: UCX authenticates nobody, so nobody else may reach it
     }
-    for name in ("TLS", "NET_DEVICES"):
-        value = os.environ.get(f"UCX_{name}")
-        if value:
-            configuration[name] = value
-    return configuration
+    chosen = {name: os.environ[f"UCX_{name}"] for name in ("TLS", "NET_DEVICES") if os.environ.get(f"UCX_{name}")}
+    if not chosen:
+        # A cell is on one host, and UCX authenticates nobody: what listens for it is out of reach of other machines.
+        configuration["NET_DEVICES"] = "lo"
+    return configuration | chosen
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, PrefillStages
 from runtime.tokens import SampledToken
 from transport.messages.common import KvPeer, Role
-from transport.messages.worker import Admit, Prefill, SelfTest, SelfTestDone, TokenStep, ToWorker
+from transport.messages.worker import Admit, CancelRequest, Prefill, SelfTest, SelfTestDone, TokenStep, ToWorker
 
 LIMITS = AdmissionLimits(max_queued_requests=100, max_queued_tokens=10_000, prefill_backlog_tokens=10_000)
 _PHASES = list(Phase)
@@ -69,6 +69,7 @@ class Ledgers:
             self.submitted.add(event.request_id)
         for action in actions:
             self._note(cell, action)
+        self._check_cancelled(cell, actions)
         self._check_requests(cell)
         check_queue(cell)
         for record in cell.workers.values():
@@ -100,6 +101,14 @@ class Ledgers:
                 assert role == "prefill"
             case Admit():
                 assert role == "decode"
+
+    def _check_cancelled(self, cell: CellState, actions: list[Action]) -> None:
+        """Who still computes for a request when it ends is told to stop."""
+        for request_id, before in self.phases.items():
+            record = cell.requests.get(request_id)
+            if before.is_open and record is not None and record.phase is Phase.ENDED:
+                for holder in {record.prefill_worker, record.decode_worker} - {None}:
+                    assert (holder, CancelRequest(request_id=request_id)) in told(actions)
 
     def _check_requests(self, cell: CellState) -> None:
         for request_id in self.submitted:

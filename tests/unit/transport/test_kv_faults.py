@@ -293,12 +293,12 @@ def test_what_is_said_again_in_other_words_does_not_count() -> None:
 def test_a_piece_that_fails_ends_the_transfer_on_both_sides(piece: int) -> None:
     async def play(stage: Stage) -> None:
         outbound, inbound = await stage.both()
-        outbound.push(32_100)  # 9 pieces
+        outbound.push(32_100)  # 7 pieces
         await turns()
         outbound.finish(b"", b"")
         sent, received = await outbound.settled(), await inbound.settled()
         assert (sent.ok, sent.quarantine) == (False, False)
-        assert sent.pieces == (9 if piece < 9 else PIECES)
+        assert sent.pieces == (7 if piece < 7 else PIECES)
         assert (received.ok, received.quarantine) == (False, False)
         assert f"message {piece} failed" in (received.error or "")
         assert stage.unmatched == 0
