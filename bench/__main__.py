@@ -57,6 +57,7 @@ def bench(
         rows += measured
         print(f"{name} ({time.perf_counter() - start:.0f} s)\n{report.table(measured)}\n", flush=True)
     path = out or _RESULTS / report.file_name(where, only, quick=quick)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(report.to_json(rows, where))
     print(f"{len(rows)} results in {path}")
 

@@ -5,12 +5,11 @@ child dies with its benchmark, by the kernel's hand, and is killed when the bloc
 """
 
 import asyncio
-import logging
 import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from typing import TypeVar
 
 import msgspec
@@ -23,7 +22,7 @@ _MAX_LINE_BYTES = 1 << 20
 
 
 class ChildEnded(Exception):
-    """The other end of the channel is gone."""
+    """The other end of the channel is gone: the child failed, or the benchmark is done with it."""
 
 
 class Channel:
@@ -43,7 +42,7 @@ class Channel:
         """
         line = await self._reader.readline()
         if not line:
-            raise ChildEnded("the process ended; what it printed is above")
+            raise ChildEnded("the other process has ended; what it printed is above")
         return msgspec.json.decode(line, type=type_)
 
     def close(self) -> None:
@@ -83,10 +82,8 @@ def serve(main: Callable[[Channel], Awaitable[None]]) -> None:
 
     async def serve_channel(_stop: asyncio.Event) -> None:
         channel = await _open(socket.socket(fileno=int(descriptor)))
-        try:
+        with closing(channel), suppress(ChildEnded):
             await main(channel)
-        except ChildEnded:
-            logging.getLogger("kvrelay").debug("the benchmark is done with us")
 
     process.run(serve_channel)
 

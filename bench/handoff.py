@@ -9,8 +9,10 @@ Measures, for one request at a time on a cell with one prefill and one decode wo
   engine in one process (`bench.one_process`) on the prefill worker's cores, while the cell is idle. The two take turns,
   and who is first alternates; each prompt is new.
 
-Limited by the cores of one worker: with two cores, coordinator and client share them with the workers. Does not
-measure load (several requests at once), text (prompts are token ids) or what interference a one-process server has.
+Limited by the cores of one worker: with two cores, coordinator and client share them with the workers. How a process's
+memory happens to lie makes some percent of difference between two processes of the same program, for as long as they
+live: a difference of TTFT below that means nothing, while `TTFT less compute` is taken within each request. Does not
+measure load (several requests at once), text (prompts are token ids) or the interference that a one-process server has.
 """
 
 import random
@@ -43,7 +45,7 @@ _NOTES = {
     "TTFT split": "the prefill itself, on the cores of one worker",
     "TTFT less compute": "the messages client - coordinator - prefill worker and back; a busy core delays each",
     "TTFT one process": "the same prefill; no client, coordinator, digest or transfer",
-    "TTFT split - one process": "digests, sends and messages; two processes of one program differ by a percent, too",
+    "TTFT split - one process": "digests, sends and messages; two processes of one program differ by themselves, too",
 }
 
 
@@ -75,7 +77,7 @@ class _Plan:
     rounds: int
 
 
-_FULL = _Plan((16, 128, 512, 1024), rounds=7)
+_FULL = _Plan((16, 128, 512, 1024), rounds=5)
 _QUICK = _Plan((16, 256), rounds=2)
 
 

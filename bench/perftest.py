@@ -10,37 +10,47 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from runtime.clock import SystemClock
 
-_WARM_UP = 3
-_CONNECT_ATTEMPTS = 50
+_WARM_UP_BYTES = (
+    64 << 20
+)  # more than once round the shared-memory queues, whose pages cost something when first touched
+_CONNECT_ATTEMPTS = 30
 _CONNECT_PAUSE_S = 0.1
 _TIMEOUT_S = 30.0
 _LATENCY_FIELD = 1  # of its CSV line: the median one-way time in microseconds
 
 
 class PerftestFailed(Exception):
-    """It ended with an error or printed what we cannot read."""
+    """The program is there but does not work here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """How UCX is set up: environment variables, and flags of the program."""
+    """How UCX is set up.
 
-    environment: Mapping[str, str]
+    Attributes:
+        options: of UCX, by their names without `UCX_`; all others have UCX's defaults.
+        flags: of the program.
+    """
+
+    options: Mapping[str, str]
     flags: tuple[str, ...]
 
 
-LIKE_OURS = Variant({"UCX_MM_ERROR_HANDLING": "y", "UCX_RNDV_THRESH": "8192"}, ("-e", "-I"))
-"""What `transport.ucx` asks of UCX: endpoints with error handling that keep shared memory, and event descriptors."""
+def like_ours(options: Mapping[str, str]) -> Variant:
+    """As `transport.ucx` does with these options: endpoints with error handling, and event descriptors."""
+    return Variant(options, ("-e", "-I"))
 
-UCX_DEFAULT = Variant({}, ())
-"""What UCX chooses when a peer's death need not be survived."""
+
+def default() -> Variant:
+    """What UCX chooses by itself, when the death of a peer need not be survived."""
+    return Variant({}, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +62,15 @@ class Perftest:
         """Median seconds for one tagged message of `nbytes` between host memory of two processes, one at a time.
 
         Raises:
-            PerftestFailed: see there.
+            PerftestFailed: it ended with an error, or printed what we cannot read.
+            TimeoutError: it did not end.
         """
         port = _free_port()
-        test = ("-t", "tag_lat", "-s", str(nbytes), "-n", str(repetitions), "-w", str(_WARM_UP), "-f", "-v")
+        warm_up = max(1, _WARM_UP_BYTES // nbytes)
+        test = ("-t", "tag_lat", "-s", str(nbytes), "-n", str(repetitions), "-w", str(warm_up), "-f", "-v")
+        client = ("127.0.0.1", "-q", *test, *variant.flags)
         async with self._running(("-q",), variant, port, cores[:1]):
             for _ in range(_CONNECT_ATTEMPTS):  # until the server listens
-                client = ("127.0.0.1", "-q", *test, *variant.flags)
                 async with self._running(client, variant, port, cores[-1:]) as process, asyncio.timeout(_TIMEOUT_S):
                     output, _ = await process.communicate()
                 if process.returncode == 0:
@@ -88,10 +100,23 @@ class Perftest:
             await process.wait()
 
     def _environment(self, variant: Variant) -> dict[str, str]:
-        """Ours, with the UCX options that `transport.ucx` passes on, and no others but those of the variant."""
-        kept = {n: v for n, v in os.environ.items() if not n.startswith("UCX_") or n in ("UCX_TLS", "UCX_NET_DEVICES")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("UCX_")}
         libraries = {"LD_LIBRARY_PATH": str(self.libraries)} if self.libraries is not None else {}
-        return kept | libraries | dict(variant.environment)
+        return inherited | libraries | {f"UCX_{name}": value for name, value in variant.options.items()}
+
+
+async def working(variants: Iterable[Variant], cores: Sequence[int]) -> Perftest | None:
+    """The program, or None where it is not installed or, with a word on stderr, does not work."""
+    found = find()
+    if found is None:
+        return None
+    try:
+        for variant in variants:
+            await found.one_way_s(_WARM_UP_BYTES, variant, cores, 1)
+    except (PerftestFailed, TimeoutError) as error:
+        print(f"ucx_perftest is left out: {error}", file=sys.stderr)
+        return None
+    return found
 
 
 def find() -> Perftest | None:

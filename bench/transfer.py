@@ -55,6 +55,7 @@ class Opening(Struct, frozen=True):
 
 class Opened(Struct, frozen=True):
     peer: KvPeer
+    ucx_options: dict[str, str]
 
 
 class Job(Struct, frozen=True):
@@ -98,6 +99,7 @@ class _Pair:
     receiver: Channel
     sender_peer: KvPeer
     receiver_peer: KvPeer
+    ucx_options: dict[str, str]
     transfers: int = 0
     transport: str = ""
 
@@ -125,7 +127,6 @@ class _Pair:
 async def run(*, quick: bool) -> list[Row]:
     plan = _QUICK if quick else _FULL
     cores = sorted(os.sched_getaffinity(0))
-    tool = perftest.find()
     pool_bytes = 2 * max(plan.sizes) + 2 * _PAGE_BYTES
     rates: dict[tuple[int, str], list[float]] = {}
     async with (
@@ -133,36 +134,34 @@ async def run(*, quick: bool) -> list[Row]:
         started("bench.transfer_peer", cores[-1:]) as receiver,
     ):
         pair = await _connected(sender, receiver, pool_bytes)
+        variants = {
+            "ucx_perftest as ours": perftest.like_ours(pair.ucx_options),
+            "ucx_perftest default": perftest.default(),
+        }
+        tool = await perftest.working(variants.values(), cores)
         for nbytes in plan.sizes:
             for run_bytes in (nbytes, _PAGE_BYTES):
-                await pair.move_s(nbytes, run_bytes, verify=True)  # connects, touches the memory, proves the bytes
+                await pair.move_s(nbytes, run_bytes, verify=True)  # connects, touches all memory, proves the bytes
         for _ in range(plan.rounds):
             for nbytes in plan.sizes:
-                for variant, seconds in (await _one_round(pair, tool, nbytes, cores)).items():
-                    rates.setdefault((nbytes, variant), []).append(nbytes / seconds / 1e9)
+                seconds = {
+                    "memcpy": memcpy_s(nbytes),
+                    "contiguous": await pair.burst_s(nbytes, nbytes),
+                    "paged": await pair.burst_s(nbytes, _PAGE_BYTES),
+                }
+                if tool is not None:
+                    for name, variant in variants.items():
+                        seconds[name] = await tool.one_way_s(nbytes, variant, cores, _BURST)
+                for name, taken_s in seconds.items():
+                    rates.setdefault((nbytes, name), []).append(nbytes / taken_s / 1e9)
     return _rows(rates, plan.sizes, pair.transport)
 
 
 async def _connected(sender: Channel, receiver: Channel, pool_bytes: int) -> _Pair:
     for name, channel in (("sender", sender), ("receiver", receiver)):
         channel.send(Opening(worker_id=name, pool_bytes=pool_bytes))
-    sender_peer, receiver_peer = [(await channel.receive(Opened)).peer for channel in (sender, receiver)]
-    return _Pair(sender, receiver, sender_peer, receiver_peer)
-
-
-async def _one_round(
-    pair: _Pair, tool: perftest.Perftest | None, nbytes: int, cores: Sequence[int]
-) -> dict[str, float]:
-    """Seconds of every variant for one size."""
-    seconds = {
-        "memcpy": memcpy_s(nbytes),
-        "contiguous": await pair.burst_s(nbytes, nbytes),
-        "paged": await pair.burst_s(nbytes, _PAGE_BYTES),
-    }
-    if tool is not None:
-        seconds["ucx_perftest as ours"] = await tool.one_way_s(nbytes, perftest.LIKE_OURS, cores, _BURST)
-        seconds["ucx_perftest default"] = await tool.one_way_s(nbytes, perftest.UCX_DEFAULT, cores, _BURST)
-    return seconds
+    at_sender, at_receiver = await sender.receive(Opened), await receiver.receive(Opened)
+    return _Pair(sender, receiver, at_sender.peer, at_receiver.peer, at_sender.ucx_options)
 
 
 def memcpy_s(nbytes: int) -> float:

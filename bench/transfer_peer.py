@@ -15,7 +15,7 @@ from runtime.buffers import Region
 from runtime.clock import SystemClock
 from runtime.process import host_id, new_epoch
 from transport.kv import KvPort
-from transport.ucx import UcxWire
+from transport.ucx import UcxWire, configuration
 
 
 class Pool:
@@ -52,7 +52,7 @@ async def _main(channel: Channel) -> None:
     port = KvPort(
         UcxWire(), worker_id=opening.worker_id, epoch=new_epoch(), fingerprint="bench", host_id=host_id(), clock=clock
     )
-    channel.send(Opened(peer=port.peer))
+    channel.send(Opened(peer=port.peer, ucx_options=configuration()))
     try:
         while True:
             job = await channel.receive(Job)

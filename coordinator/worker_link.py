@@ -149,7 +149,9 @@ class WorkerLink:
         except ProtocolError as error:
             # Workers run our own code: a malformed message is a bug or a stranger; neither may go on as a worker.
             _log.error("not a worker's message", extra={"fields": {"why": str(error)}})
-            self._reject(identity, self._workers.get(identity, "unknown"), f"protocol error: {error}")
+            speaker = self._workers.get(identity, "unknown")
+            self._reject(identity, speaker, f"protocol error: {error}")
+            self.lost(speaker, "it does not speak this protocol")
             return
         worker_id = self._workers.get(identity)
         if isinstance(message, Hello):
@@ -181,7 +183,8 @@ class WorkerLink:
             coordinator_epoch=self._epoch, heartbeat_s=config.worker_heartbeat_s, timeout_s=config.worker_timeout_s
         )
         self.tell(worker_id, welcome)
-        self._cell.handle(WorkerJoined(hello.role, hello.peer, hello.pool, hello.max_batch))
+        if worker_id in self._identities:  # else it is gone already
+            self._cell.handle(WorkerJoined(hello.role, hello.peer, hello.pool, hello.max_batch))
 
     def _why_not(self, hello: Hello) -> str | None:
         """Why this worker cannot join the cell, or None."""

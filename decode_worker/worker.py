@@ -11,8 +11,6 @@ in, it waits for the transfer to settle; in a step, for the step to end.
 import asyncio
 from collections.abc import Sequence
 
-from transport.kv import KvPort
-
 from decode_worker.config import DecodeConfig
 from decode_worker.intake import take_in
 from decode_worker.running import Running, RunningSequence, StopLimits, row
@@ -23,6 +21,7 @@ from runtime import logs
 from runtime.clock import Clock
 from runtime.stages import DecodeStages
 from runtime.tokens import SampledToken
+from transport.kv import KvPort
 from transport.membership import Membership
 from transport.messages.worker import (
     Admit,

@@ -8,10 +8,10 @@ case the receives that the other side has posted are still satisfied. Until then
 from dataclasses import dataclass
 
 import msgspec
-from transport.kv import KvPort, Outbound
 
 from runtime.clock import Clock
 from runtime.stages import PrefillStages
+from transport.kv import KvPort, Outbound
 from transport.messages.worker import Prefill
 
 

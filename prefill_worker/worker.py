@@ -11,8 +11,6 @@ wherever it is to `_abandon`, never in the middle of a step that writes to its p
 import asyncio
 from collections.abc import Sequence
 
-from transport.kv import KvPort
-
 from engine.pages import PageAllocator
 from engine.port import EnginePort, Row, SampleSpec
 from engine.stopping import finish_reason
@@ -24,6 +22,7 @@ from runtime import logs
 from runtime.clock import Clock
 from runtime.stages import PrefillStages
 from runtime.tokens import SampledToken
+from transport.kv import KvPort
 from transport.membership import Membership
 from transport.messages.worker import (
     CancelRequest,

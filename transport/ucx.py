@@ -77,14 +77,15 @@ class UcxWire:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        configuration = _configuration()
+        options = configuration()
         with _without_ucx_environment():
-            context = UCXContext(configuration, feature_flags=(Feature.TAG, Feature.WAKEUP))
+            context = UCXContext(options, feature_flags=(Feature.TAG, Feature.WAKEUP))
             self._worker = UCXWorker(context, enable_delayed_submission=False, enable_python_future=False)
         self._worker.init_blocking_progress_mode()
         self._address: bytes = self._worker.address.tobytes()
         self._control_tag = UCXXTag(_CONTROL | int.from_bytes(hashlib.blake2b(self._address, digest_size=7).digest()))
         self._pending: dict[UCXRequest, _Operation] = {}
+        self._abandoned: list[UCXRequest] = []  # UCX may still complete one, so it has to live
         self._arriving: dict[int, deque[_Arrival]] = {}
         self._handler: Callable[[bytes], None] | None = None
         self._links: list[UcxLink] = []
@@ -132,15 +133,19 @@ class UcxWire:
         self._discard_unclaimed()
 
     def forget(self, link: "UcxLink") -> None:
-        """Keep nothing of a closed link; what is still pending on it is kept until it ends."""
+        """A link was closed: end its sends. Its receives end as UCX lets go of them."""
         if not self._is_closed:
             self._links.remove(link)
+        self._abandoned = [request for request in self._abandoned if not request.completed]
+        for request in [request for request, operation in self._pending.items() if operation.sender is link]:
+            self._abandoned.append(request)
+            self._pending.pop(request).future.set_exception(PeerLost("the link was closed"))
         self._wake()
 
-    def track(self, request: UCXRequest, buffer: object) -> asyncio.Future[None]:
+    def track(self, request: UCXRequest, buffer: object, sender: "UcxLink | None" = None) -> asyncio.Future[None]:
         """A future for what was just started; `buffer` lives until it is done."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._pending[request] = _Operation(future, buffer)
+        self._pending[request] = _Operation(future, buffer, sender)
         self._wake()
         return future
 
@@ -158,7 +163,7 @@ class UcxWire:
             self._is_woken = True
             self._loop.call_soon(self._drive)
 
-    def _drive(self) -> None:
+    def _drive(self, linger_s: float = _LINGER_S) -> None:
         """Do what UCX has to do, then wait for its event; while messages move, look again instead."""
         self._is_woken = False
         if self._retry is not None:
@@ -170,15 +175,15 @@ class UcxWire:
         until, moved = now + _BUDGET_S, False
         while now < until:
             if self._worker.progress_once():
-                last_move, moved = now, True
+                last_move, moved, linger_s = now, True, _LINGER_S
             else:
                 self._worker.progress()  # cancels, too, what is left of endpoints that failed
                 self._take_control()
                 self._end_completed()
                 if not moved and self._worker.arm():
                     return
-                if now - last_move > _LINGER_S:
-                    self._retry = self._loop.call_later(_RETRY_S, self._drive)
+                if now - last_move >= linger_s:
+                    self._retry = self._loop.call_later(_RETRY_S, self._drive, 0.0)
                     return
             now = time.perf_counter()
         self._take_control()
@@ -246,11 +251,11 @@ class UcxLink:
         if self._endpoint is None:
             return self._wire.lost()
         memory = _memory(region)
-        return self._wire.track(self._endpoint.tag_send(Array(memory), UCXXTag(tag)), memory)
+        return self._wire.track(self._endpoint.tag_send(Array(memory), UCXXTag(tag)), memory, self)
 
     def send_control(self, message: bytes) -> None:
         if self._endpoint is not None:
-            sent = self._wire.track(self._endpoint.tag_send(Array(message), self._control_tag), message)
+            sent = self._wire.track(self._endpoint.tag_send(Array(message), self._control_tag), message, self)
             sent.add_done_callback(asyncio.Future.exception)
 
     def recv(self, tag: int, region: Region) -> asyncio.Future[None]:
@@ -273,6 +278,7 @@ class UcxLink:
 class _Operation:
     future: asyncio.Future[None]
     buffer: object
+    sender: "UcxLink | None"  # None: a receive
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +309,9 @@ def _memory(region: Region) -> object:
     return view
 
 
-def _configuration() -> dict[str, str]:
-    """Every option that matters here, and the two by which an operator limits the transports."""
-    configuration = {
+def configuration() -> dict[str, str]:
+    """Every option that matters here, and the two by which an operator limits the transports; without their UCX_."""
+    options = {
         "MM_ERROR_HANDLING": "y",  # shared memory in spite of error handling
         "SYSV_FIFO_SIZE": "2048",  # 16 MB: a chunk of pages fits in, so that their sender need not take turns with us
         "RNDV_THRESH": "8192",  # larger messages wait for their receive at the sender, not in the receiver's memory
@@ -313,8 +319,8 @@ def _configuration() -> dict[str, str]:
     chosen = {name: os.environ[f"UCX_{name}"] for name in ("TLS", "NET_DEVICES") if os.environ.get(f"UCX_{name}")}
     if not chosen:
         # A cell is on one host, and UCX authenticates nobody: what listens for it is out of reach of other machines.
-        configuration["NET_DEVICES"] = "lo"
-    return configuration | chosen
+        options["NET_DEVICES"] = "lo"
+    return options | chosen
 
 
 @contextlib.contextmanager

@@ -36,8 +36,11 @@ class Link(Protocol):
         ...
 
     def close(self) -> None:
-        """The peer process is dead: end what is pending. Futures end with `PeerLost` as soon as the wire has let go of
-        their memory; one that it never lets go of stays pending, and its owner quarantines that memory."""
+        """The peer is dead, or nobody listens to it any more: end what is pending, with `PeerLost`.
+
+        Sends end at once: they only read. A receive ends as soon as the wire has let go of its memory; one that it
+        never lets go of stays pending, and its owner quarantines that memory.
+        """
         ...
 
 

@@ -156,6 +156,9 @@ def test_transfers_at_the_same_time_do_not_mix(kind: str, uv: bool) -> None:
                 transfers.append((i, prefills[i % 2], Memory(runs[0], seed=i), Memory(runs[1])))
             inbound = [decode.expect(i, prefill.peer, target.regions) for i, prefill, _, target in transfers]
             outbound = [prefill.send(i, decode.peer, source.regions) for i, prefill, source, _ in transfers]
+            await whatever_is_under_way(kind)
+            for i in draw.sample(range(30), 30):
+                outbound[i].push(draw.randrange(sum(region.nbytes for region in transfers[i][2].regions)))
             for i in draw.sample(range(30), 30):
                 outbound[i].finish(b"%d" % i, b"")
             for i, (_, _, source, target) in enumerate(transfers):

@@ -1,7 +1,5 @@
 """Does a client see every token once, and the text of its answer up to a stop string?"""
 
-from dataclasses import dataclass, field
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,35 +9,9 @@ from coordinator.text import ByteText
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import SampledToken
-from transport.messages.client import FailureCode
+from tests.support.front import Front
 
 STOP, LENGTH, CANCELLED = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED
-
-
-@dataclass
-class Front:
-    """A `Sink` that remembers."""
-
-    deltas: list[StreamDelta] = field(default_factory=list)
-    end: StreamEnd | None = None
-    failure: tuple[FailureCode, str, str | None] | None = None
-
-    def delta(self, delta: StreamDelta) -> None:
-        self.deltas.append(delta)
-
-    def done(self, end: StreamEnd) -> None:
-        self.end = end
-
-    def failed(self, code: FailureCode, message: str, param: str | None) -> None:
-        self.failure = (code, message, param)
-
-    @property
-    def text(self) -> str:
-        return "".join(delta.text for delta in self.deltas) + (self.end.text if self.end is not None else "")
-
-    @property
-    def token_ids(self) -> list[int]:
-        return [token.token_id for delta in self.deltas for token in delta.tokens]
 
 
 def stream(*stop: str, stop_token_ids: tuple[int, ...] = ()) -> tuple[Front, Stream]:

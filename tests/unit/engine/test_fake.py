@@ -106,6 +106,12 @@ def test_a_damaged_token_changes_digest_and_answer(position: int) -> None:
     assert answer(fake, [row([1], 6, pages)]) != [fake_tokens([*prompt, 1], 1)[0]]
 
 
+def test_what_an_earlier_request_left_in_a_page_does_not_count() -> None:
+    fake = engine()
+    fake.forward([row([201, 202, 203, 204], 0, (5,))])
+    assert answer(fake, [row([1, 2], 0, (5,))]) == fake_tokens([1, 2], 1)
+
+
 def test_a_missing_page_changes_the_answer() -> None:
     fake = engine()
     fake.forward([row([11, 22, 33, 44, 55], 0, (5, 2))])

@@ -4,6 +4,7 @@ Real ZeroMQ over Unix sockets.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,11 @@ Body = Callable[[Context, str], Awaitable[None]]
 
 
 def play(tmp_path: Path, body: Body) -> None:
-    """Run `body(context, endpoint)` in a loop of its own; ends with everything closed."""
+    """Run `body(context, endpoint)` in a loop of its own, whose callbacks must not raise."""
+    raised: list[object] = []
 
     async def main(context: Context) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: raised.append(what))
         async with asyncio.timeout(30):
             await body(context, f"ipc://{tmp_path}/s")
 
@@ -29,6 +32,7 @@ def play(tmp_path: Path, body: Body) -> None:
         asyncio.run(main(context))
     finally:
         context.destroy(linger=0)
+    assert raised == []
 
 
 @contextmanager
@@ -150,6 +154,26 @@ def test_a_single_message_at_a_time_is_enough_to_be_heard(tmp_path: Path) -> Non
     play(tmp_path, body)
 
 
+def test_input_that_a_send_has_noticed_first_is_not_forgotten(tmp_path: Path) -> None:
+    """A send takes the edge from the descriptor: without a look after it, this message would wait for the next one."""
+
+    async def body(context: Context, endpoint: str) -> None:
+        heard = Heard()
+        server = ControlServer(context, endpoint, heard)
+        with stranger(context, endpoint) as peer:
+            peer.send(b"first")
+            await heard.count(1)
+            for value in range(2, 12):
+                peer.send(number(value))
+                time.sleep(0.01)  # noqa: ASYNC251 - it arrives while the loop does not look
+                server.send(heard.messages[0][0], b"something else")
+                async with asyncio.timeout(5):
+                    await heard.count(value)
+        server.close()
+
+    play(tmp_path, body)
+
+
 def test_a_flood_leaves_other_callbacks_their_turn(tmp_path: Path) -> None:
     async def body(context: Context, endpoint: str) -> None:
         heard = Heard()
@@ -170,14 +194,14 @@ def test_a_flood_leaves_other_callbacks_their_turn(tmp_path: Path) -> None:
 def test_the_last_words_before_a_good_end_still_arrive(tmp_path: Path) -> None:
     async def body(context: Context, endpoint: str) -> None:
         heard = Heard()
-        server = ControlServer(context, endpoint, heard)
         own = new_context()
         client = ControlClient(own, endpoint, lambda _: None)
-        for value in range(1000):
-            client.send(number(value))
+        send_many(client, 1000)
         client.close()
-        await asyncio.to_thread(own.term)
+        leaving = asyncio.create_task(asyncio.to_thread(own.term))
+        server = ControlServer(context, endpoint, heard)
         await heard.count(1000)
+        await leaving
         server.close()
 
     play(tmp_path, body)

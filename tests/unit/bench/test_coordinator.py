@@ -1,0 +1,12 @@
+import os
+import time
+
+from bench.coordinator import cpu_s
+
+
+def test_cpu_time_is_the_kernels_account_of_a_process() -> None:
+    before, started = cpu_s(os.getpid()), time.process_time()
+    while time.process_time() - started < 0.05:
+        pass
+    spent = cpu_s(os.getpid()) - before
+    assert 0.04 <= spent <= time.process_time() - started + 0.03  # a tick is 10 ms, and two counts are rounded
