@@ -432,8 +432,10 @@ def test_closing_a_port_settles_what_is_under_way(kind: str, uv: bool) -> None:
             ports.decode.close()
             ports.prefill.close()
             async with asyncio.timeout(1):
-                for transfer in (*inbound, *outbound):
-                    outcome = await transfer.settled()
-                    assert (outcome.ok, outcome.error) == (False, "this worker is closing")
+                received = [await transfer.settled() for transfer in inbound]
+                sent = [await transfer.settled() for transfer in outbound]
+            ends = {(outcome.ok, outcome.error) for outcome in received}
+            ends |= {(outcome.ok, outcome.error) for outcome in sent}
+            assert ends == {(False, "this worker is closing")}
 
     run(main, uv=uv)

@@ -1,4 +1,4 @@
-"""What do tests of the hand-off need: a clock that they move, memory that they can check, and a loop that notices leaks."""
+"""What do tests of the hand-off need: a clock that they move, memory that they check, a loop that notices leaks."""
 
 import asyncio
 import gc

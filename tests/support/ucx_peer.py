@@ -73,7 +73,7 @@ class Peer:
         self._role = role
         self._connection = connection
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
-        self._decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)  # type: ignore[arg-type]  # a union
+        self._decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
         self._port = KvPort(
             UcxWire(),

@@ -516,7 +516,7 @@ DECODE_STEPS = st.lists(st.sampled_from(["wait", "long wait", "very long wait"])
     merge=st.randoms(use_true_random=False),
     delays=st.tuples(st.integers(0, 12), st.integers(0, 12)),
 )
-def test_every_message_finds_a_receive_whatever_happens(
+def test_every_message_finds_a_receive_whatever_happens(  # noqa: PLR0917 - hypothesis fills them in
     before_send: list[str],
     after_send: list[str],
     last: str,

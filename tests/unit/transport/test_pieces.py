@@ -47,7 +47,7 @@ def test_the_places_of_the_pieces_are_the_memory_in_order(ours: list[int], their
     ("ours", "theirs", "cap"), [([1], [2], 8), ([0, 1], [1], 8), ([1], [1, 0], 8), ([1], [1], 0), ([-1, 2], [1], 8)]
 )
 def test_runs_that_do_not_fit_each_other_are_refused(ours: list[int], theirs: list[int], cap: int) -> None:
-    with pytest.raises(ValueError, match="positive|bytes"):
+    with pytest.raises(ValueError, match=r"positive|bytes"):
         refine(ours, theirs, cap)
 
 
