@@ -78,6 +78,7 @@ def serve(main: Callable[[Channel], Awaitable[None]]) -> None:
     descriptor, parent_pid, cores = sys.argv[1:]
     process.die_with_parent(int(parent_pid))
     process.pin([int(core) for core in cores.split(",") if core])
+    process.keep_freed_memory()
     logs.configure("bench")
 
     async def serve_channel(_stop: asyncio.Event) -> None:

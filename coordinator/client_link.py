@@ -203,6 +203,8 @@ class ClientLink:
         self._schedule_flush(client)
 
     def _schedule_flush(self, client: _Client) -> None:
+        if client.stalled_since is not None:
+            return  # the next tick tries again; until then its deltas merge
         self._dirty.add(client.identity)
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -217,21 +219,18 @@ class ClientLink:
                 self._flush_client(client)
 
     def _flush_client(self, client: _Client) -> None:
-        while client.outbox:
-            client_id, pending = next(iter(client.outbox.items()))
-            for message in (pending.delta, pending.last):
-                if message is None:
-                    continue
-                sent = self._server.send(client.identity, self._codec.encode(message))
-                if sent is Sent.UNREACHABLE:
-                    self._drop(client.identity, "unreachable")
-                    return
-                if sent is Sent.FULL:
-                    client.stalled_since = client.stalled_since or self._clock.now()
-                    return
-                pending.delta = None
-            del client.outbox[client_id]
-        client.stalled_since = None
+        """Everything for one client leaves in one send: a send per token would be most of the coordinator's work."""
+        words = [
+            word for pending in client.outbox.values() for word in (pending.delta, pending.last) if word is not None
+        ]
+        sent = self._server.send(client.identity, *map(self._codec.encode, words)) if words else Sent.OK
+        if sent is Sent.UNREACHABLE:
+            self._drop(client.identity, "unreachable")
+        elif sent is Sent.FULL:
+            client.stalled_since = client.stalled_since or self._clock.now()
+        else:
+            client.outbox.clear()
+            client.stalled_since = None
 
     def _send(self, identity: bytes, message: ToClient) -> None:
         """Small talk outside any request: lost if the client does not read."""

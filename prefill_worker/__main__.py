@@ -59,6 +59,7 @@ def main() -> None:
     logs.configure(settings.worker_id, settings.log_level)
     process.die_with_parent(settings.parent_pid)
     process.pin(settings.cores)
+    process.keep_freed_memory()
     process.run(lambda stop: _main(settings, stop))
 
 

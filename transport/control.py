@@ -118,8 +118,9 @@ class ControlServer:
             return
         self._on_message(frames[0], frames[1])
 
-    def send(self, peer: bytes, data: bytes) -> Sent:
-        return self._socket.send([peer, data])
+    def send(self, peer: bytes, *messages: bytes) -> Sent:
+        """All of `messages` or none of them, as one message of several frames."""
+        return self._socket.send([peer, *messages])
 
     def close(self) -> None:
         self._socket.close()
@@ -132,7 +133,11 @@ class ControlClient:
         self._socket = _Socket(context, zmq.DEALER, _HIGH_WATER_MESSAGES)
         self._socket.raw.connect(endpoint)
         self._on_message = on_message
-        self._socket.start(lambda frames: self._on_message(frames[-1]))
+        self._socket.start(self._received)
+
+    def _received(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            self._on_message(frame)
 
     def send(self, data: bytes) -> None:
         """
