@@ -140,7 +140,6 @@ class Machine:
         """A lost worker is back in seconds; a role that stays empty will not serve the queue."""
         for role in ROLES:
             if self.cell.of_role(role):
-                self.cell.absent_since.pop(role, None)
                 continue
             absent_s = now - self.cell.absent_since.setdefault(role, now)
             if absent_s > self._limits.worker_absence_s:
@@ -157,6 +156,7 @@ class Machine:
         total = event.pool.total_pages
         joined = WorkerRecord(worker_id, event.role, event.peer, event.pool, event.max_batch, free_pages=total)
         self.cell.workers[worker_id] = joined
+        self.cell.absent_since.pop(event.role, None)
 
     def _worker_lost(self, event: WorkerLost) -> None:
         lost = self.cell.workers.pop(event.worker_id, None)

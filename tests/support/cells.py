@@ -193,8 +193,8 @@ class Cell:
         self._max_batch = max_batch
         started = [action for number in range(decode) for action in self.join(f"d{number}")]
         started += [action for number in range(prefill) for action in self.join(f"p{number}")]
-        while link and started:
-            started = [action for action in started for action in self.self_tested(action)]
+        if link:
+            self.link(started)
 
     @property
     def state(self) -> CellState:
@@ -204,6 +204,12 @@ class Cell:
         actions = self.machine.handle(event, self.now)
         self.ledgers.check(self.state, event, actions)
         return actions
+
+    def link(self, started: list[Action]) -> None:
+        """Let every self-test among these actions, and those that follow from it, succeed."""
+        while started:
+            tests = [action for action in started if isinstance(action, Tell) and isinstance(action.message, SelfTest)]
+            started = [action for test in tests for action in self.self_tested(test)]
 
     # --- events, in the words of the tests ---------------------------------------------------------------------------
 

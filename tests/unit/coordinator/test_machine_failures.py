@@ -11,7 +11,7 @@ from coordinator.events import (
 )
 from coordinator.state import Phase
 from runtime.params import FinishReason
-from tests.support.cells import Cell, decoding, failed, finished, token, told
+from tests.support.cells import LIMITS, Cell, decoding, failed, finished, token, told
 from transport.messages.worker import CancelRequest, PeerGone
 
 STOP, LENGTH, CANCELLED = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED
@@ -187,3 +187,36 @@ def test_stopping_gives_everybody_a_last_word_and_stops_the_workers() -> None:
         streaming,
         queued,
     }
+
+
+# --- a role without workers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_the_queue_waits_for_a_role_that_has_no_worker_but_not_for_ever(role: str) -> None:
+    cell = Cell()
+    cell.feed(WorkerLost("p0" if role == "prefill" else "d0", "killed"))
+    request_id, _ = cell.submit(timeout_s=1000.0)
+    cell.feed(Ticked())
+    cell.now += LIMITS.worker_absence_s
+    assert cell.feed(Ticked()) == []
+    cell.now += 0.1
+    cell.feed(Ticked())
+    assert failed(cell, request_id).code == "worker_lost"
+    assert f"no {role} worker" in failed(cell, request_id).message
+
+
+def test_a_role_that_is_back_in_time_serves_the_queue() -> None:
+    cell = Cell()
+    cell.feed(WorkerLost("p0", "killed"))
+    request_id, _ = cell.submit(timeout_s=1000.0)
+    cell.feed(Ticked())
+    cell.now += 0.9 * LIMITS.worker_absence_s
+    cell.link(cell.join("p0", epoch=2))
+    assert cell.record(request_id).phase is Phase.PREFILLING
+    cell.feed(WorkerLost("p0", "killed again"))
+    behind, _ = cell.submit(timeout_s=1000.0)
+    cell.feed(Ticked())
+    cell.now += 0.9 * LIMITS.worker_absence_s
+    assert cell.feed(Ticked()) == [], "the clock of an absence starts again"
+    assert cell.record(behind).phase is Phase.QUEUED
