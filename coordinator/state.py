@@ -113,7 +113,3 @@ class CellState:
     def new_transfer_id(self) -> int:
         self.next_transfer_id += 1
         return self.next_transfer_id
-
-    @property
-    def live_requests(self) -> int:
-        return sum(record.phase is not Phase.ENDED for record in self.requests.values())

@@ -228,7 +228,11 @@ def _event(worker_id: str, message: ToCoordinator) -> Event:
             return TokensMade(worker_id, steps)
         case Released():
             return DecodeLetGo(worker_id, message.request_id, message.quarantined_pages, message.stages, message.error)
-        case SelfTestDone():
+        case SelfTestDone(error=error):
+            if error is not None:
+                _log.warning(
+                    "self-test failed; it is tried again", extra={"fields": {"worker": worker_id, "why": error}}
+                )
             return SelfTested(worker_id, message)
         case _:
             raise AssertionError(f"{type(message).__name__} is no event")
