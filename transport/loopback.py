@@ -28,7 +28,7 @@ class Faults:
     kill_receiver_at: int | None = None
     control_turns: int = 0  # how many turns of the loop a message takes longer than it must
     data_turns: int = 0
-    clings: bool = False  # a closed link never lets go of the memory of its receives
+    clings: bool = False  # a closed link never lets go of the memory of its messages
 
 
 @dataclass(eq=False, slots=True)
@@ -227,12 +227,11 @@ class LoopbackLink:
         self._hub = hub
         self._source = source
         self._target = target
-        self._sends: set[_Message] = set()
-        self._receives: set[_Message] = set()
+        self._pending: set[_Message] = set()
         self._closed = False
 
     def send(self, tag: int, region: Region) -> asyncio.Future[None]:
-        message = self._start(region, self._sends)
+        message = self._start(region)
         if not self._closed:
             self._hub.carry_data(self._source, self._target, tag, message)
         return message.done
@@ -242,23 +241,24 @@ class LoopbackLink:
             self._hub.carry_control(self._source, self._target, message)
 
     def recv(self, tag: int, region: Region) -> asyncio.Future[None]:
-        message = self._start(region, self._receives)
+        message = self._start(region)
         if not self._closed:
             asyncio.get_running_loop().call_soon(self._source.post, tag, message)
         return message.done
 
     def close(self) -> None:
         self._closed = True
-        for message in self._sends if self._hub.faults.clings else self._sends | self._receives:
-            _end_soon(message)
+        if not self._hub.faults.clings:
+            for message in self._pending:
+                _end_soon(message)
 
-    def _start(self, region: Region, pending: set[_Message]) -> _Message:
+    def _start(self, region: Region) -> _Message:
         message = _Message(region, asyncio.get_running_loop().create_future())
         if self._closed:
             _end_soon(message)
         else:
-            pending.add(message)
-            message.done.add_done_callback(lambda _: pending.discard(message))
+            self._pending.add(message)
+            message.done.add_done_callback(lambda _: self._pending.discard(message))
         return message
 
 

@@ -1,25 +1,24 @@
 """How do messages travel between processes?
 
-Over UCX, which chooses the transport: shared memory, TCP, RDMA, or NVLink through cuda_ipc. The only module that
-imports UCXX, and of it the low-level objects: the `await` of its own asyncio API spins the loop while it waits.
+Over UCX, which chooses the transport: TCP, RDMA, or NVLink through cuda_ipc. The only module that imports UCXX, and of
+it the low-level objects: the `await` of its own asyncio API spins the loop while it waits.
 
 All on the loop thread. UCX's event descriptor wakes the loop; `_drive` then progresses UCX, ends the futures of what
 completed and arms the descriptor again. Idle costs nothing.
 
-**Endpoints have error handling**, on one host too. Measured there with UCX 1.20.1 on two cores, peers killed in
-mid-transfer (tests/e2e/test_ucx_peer_death.py repeats it):
+**A peer may die at any moment**, so endpoints have error handling, and host memory does not travel through shared
+memory, not even on one host. What `kill -9` of a peer in mid-transfer did there (UCX 1.20.1 and 1.21.0, two cores):
 
-- Without it UCX reads the peer's memory itself (CMA) and aborts *this* process if the peer dies under the read: 22 of
-  40 receivers went down with their sender. Sends to a dead peer stay pending for ever.
-- With it, UCX by default leaves only TCP.
-- With it and MM_ERROR_HANDLING it keeps shared memory. Closing the endpoint of a dead peer takes 0.05 ms and waits for
-  nobody; every send and receive on it has ended after 35 ms (90 kills, no crash, nothing left pending). No segment is
-  left in /dev/shm or in System V, whoever dies: UCX unlinks them while they are in use.
+- Without error handling UCX reads the peer's memory itself (CMA): 22 of 40 receivers *aborted* with their sender, as
+  UCX takes the failed read for fatal. Sends to a dead receiver stayed pending for ever.
+- With it and MM_ERROR_HANDLING bytes go through a queue in shared memory: after 13 of 27 kills the receiver got nothing
+  more, from anybody, because the queue waits for the slot that the dead sender was writing to. One send in four to a
+  dead receiver stayed pending for ever.
+- With it alone they go through TCP: 60 kills, no abort, no wedge, everything ended within milliseconds of closing the
+  link, and nothing was left in the system. (tests/e2e/test_ucx_peer_death.py)
 
-The price is one more copy. GB/s of 12 MB in 8 pieces, and CPU of both sides: 9 with quiet cores and 1 to 4 with busy
-ones, 2.5 ms (CMA: 12 and 2 to 6, 1.6 ms; TCP: 1.2 and 0.7, 17 ms). cuda_ipc and InfiniBand support error handling, so
-GPUs and networks pay nothing. UCX never reports a stopped process, and on one host a killed one only after 20 s:
-`Link.close` is how it learns.
+The price: 1.3 to 2 GB/s in place of 7 to 12 with CMA, 7 ms of CPU per 12 MB in place of 2. GPU memory pays nothing, as
+cuda_ipc and InfiniBand support error handling. UCX reports a killed peer at once, a stopped one never: `Link.close`.
 """
 
 import asyncio
@@ -44,6 +43,7 @@ from ucxx._lib.libucxx import (  # type: ignore[import-untyped]  # UCXX has no t
     UCXWorker,
     UCXXTag,
     UCXXTagMask,
+    get_ucx_version,
 )
 
 from runtime.buffers import MemoryKind, Region
@@ -56,12 +56,6 @@ _CONTROL = 1 << 63
 
 _BUDGET_S = 0.002
 """How long `_drive` may keep the loop from its other work while messages keep coming."""
-
-_LINGER_S = 0.0001
-_RETRY_S = 0.001
-"""While messages move, `_drive` looks again for a moment, then every millisecond, and arms the event when a look found
-nothing. An armed receiver costs its sender a system call and a switch of processes every 8 KB: ten times slower where
-they share a core. And a sender in front of a full queue gets no event at all: UCX refuses to arm."""
 
 _PYBUF_WRITE = 0x200
 _view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
@@ -85,12 +79,10 @@ class UcxWire:
         self._address: bytes = self._worker.address.tobytes()
         self._control_tag = UCXXTag(_CONTROL | int.from_bytes(hashlib.blake2b(self._address, digest_size=7).digest()))
         self._pending: dict[UCXRequest, _Operation] = {}
-        self._abandoned: list[UCXRequest] = []  # UCX may still complete one, so it has to live
         self._arriving: dict[int, deque[_Arrival]] = {}
         self._handler: Callable[[bytes], None] | None = None
         self._links: list[UcxLink] = []
         self._is_woken = False
-        self._retry: asyncio.TimerHandle | None = None
         self._is_closed = False
         self._loop.add_reader(self._worker.epoll_file_descriptor, self._drive)
         self._wake()
@@ -133,19 +125,15 @@ class UcxWire:
         self._discard_unclaimed()
 
     def forget(self, link: "UcxLink") -> None:
-        """A link was closed: end its sends. Its receives end as UCX lets go of them."""
+        """Keep nothing of a closed link; what is still pending on it is kept until it ends."""
         if not self._is_closed:
             self._links.remove(link)
-        self._abandoned = [request for request in self._abandoned if not request.completed]
-        for request in [request for request, operation in self._pending.items() if operation.sender is link]:
-            self._abandoned.append(request)
-            self._pending.pop(request).future.set_exception(PeerLost("the link was closed"))
         self._wake()
 
-    def track(self, request: UCXRequest, buffer: object, sender: "UcxLink | None" = None) -> asyncio.Future[None]:
+    def track(self, request: UCXRequest, buffer: object) -> asyncio.Future[None]:
         """A future for what was just started; `buffer` lives until it is done."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._pending[request] = _Operation(future, buffer, sender)
+        self._pending[request] = _Operation(future, buffer)
         self._wake()
         return future
 
@@ -163,29 +151,20 @@ class UcxWire:
             self._is_woken = True
             self._loop.call_soon(self._drive)
 
-    def _drive(self, linger_s: float = _LINGER_S) -> None:
-        """Do what UCX has to do, then wait for its event; while messages move, look again instead."""
+    def _drive(self) -> None:
+        """Do what UCX has to do, then wait for its event; from time to time let the loop do something else."""
         self._is_woken = False
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
         if self._is_closed:
             return
-        now = last_move = time.perf_counter()
-        until, moved = now + _BUDGET_S, False
-        while now < until:
+        until = time.perf_counter() + _BUDGET_S
+        while time.perf_counter() < until:
             if self._worker.progress_once():
-                last_move, moved, linger_s = now, True, _LINGER_S
-            else:
-                self._worker.progress()  # cancels, too, what is left of endpoints that failed
-                self._take_control()
-                self._end_completed()
-                if not moved and self._worker.arm():
-                    return
-                if now - last_move >= linger_s:
-                    self._retry = self._loop.call_later(_RETRY_S, self._drive, 0.0)
-                    return
-            now = time.perf_counter()
+                continue
+            self._worker.progress()  # cancels, too, what is left of endpoints that failed
+            self._take_control()
+            self._end_completed()
+            if self._worker.arm():
+                return
         self._take_control()
         self._end_completed()
         self._wake()
@@ -250,18 +229,18 @@ class UcxLink:
     def send(self, tag: int, region: Region) -> asyncio.Future[None]:
         if self._endpoint is None:
             return self._wire.lost()
-        memory = _memory(region)
-        return self._wire.track(self._endpoint.tag_send(Array(memory), UCXXTag(tag)), memory, self)
+        memory = as_buffer(region)
+        return self._wire.track(self._endpoint.tag_send(Array(memory), UCXXTag(tag)), memory)
 
     def send_control(self, message: bytes) -> None:
         if self._endpoint is not None:
-            sent = self._wire.track(self._endpoint.tag_send(Array(message), self._control_tag), message, self)
+            sent = self._wire.track(self._endpoint.tag_send(Array(message), self._control_tag), message)
             sent.add_done_callback(asyncio.Future.exception)
 
     def recv(self, tag: int, region: Region) -> asyncio.Future[None]:
         if self._endpoint is None:
             return self._wire.lost()
-        memory = _memory(region)
+        memory = as_buffer(region)
         return self._wire.track(self._endpoint.tag_recv(Array(memory), UCXXTag(tag)), memory)
 
     def close(self) -> None:
@@ -278,7 +257,6 @@ class UcxLink:
 class _Operation:
     future: asyncio.Future[None]
     buffer: object
-    sender: "UcxLink | None"  # None: a receive
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +279,7 @@ class _CudaMemory:
         }
 
 
-def _memory(region: Region) -> object:
+def as_buffer(region: Region) -> object:
     """`region` as an object that UCXX takes, without a copy."""
     if region.kind is MemoryKind.CUDA:
         return _CudaMemory(region)
@@ -310,14 +288,15 @@ def _memory(region: Region) -> object:
 
 
 def configuration() -> dict[str, str]:
-    """Every option that matters here, and the two by which an operator limits the transports; without their UCX_."""
+    """Every option that matters here, and the two by which an operator chooses transports; without their UCX_."""
     options = {
-        "MM_ERROR_HANDLING": "y",  # shared memory in spite of error handling
-        "SYSV_FIFO_SIZE": "2048",  # 16 MB: a chunk of pages fits in, so that their sender need not take turns with us
+        "TLS": "^sm",  # all but shared memory
         "RNDV_THRESH": "8192",  # larger messages wait for their receive at the sender, not in the receiver's memory
+        "TCP_TX_SEG_SIZE": "256k",  # fewer system calls than with 8 KB
+        "TCP_RX_SEG_SIZE": "256k",
     }
     chosen = {name: os.environ[f"UCX_{name}"] for name in ("TLS", "NET_DEVICES") if os.environ.get(f"UCX_{name}")}
-    if not chosen:
+    if not chosen and get_ucx_version() >= (1, 21, 0):  # older ones cannot connect over the loopback device
         # A cell is on one host, and UCX authenticates nobody: what listens for it is out of reach of other machines.
         options["NET_DEVICES"] = "lo"
     return options | chosen

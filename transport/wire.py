@@ -36,10 +36,10 @@ class Link(Protocol):
         ...
 
     def close(self) -> None:
-        """The peer is dead, or nobody listens to it any more: end what is pending, with `PeerLost`.
+        """The peer is dead, or nobody listens to it any more: end what is pending.
 
-        Sends end at once: they only read. A receive ends as soon as the wire has let go of its memory; one that it
-        never lets go of stays pending, and its owner quarantines that memory.
+        Futures end with `PeerLost` as soon as the wire has let go of their memory; one that it never lets go of stays
+        pending, and its owner quarantines that memory.
         """
         ...
 
@@ -57,7 +57,7 @@ class Wire(Protocol):
         ...
 
     def describe(self, link: Link) -> str:
-        """The transport that the wire chose for the bulk data of a link, in its own words: `cma`, `cuda_ipc`, ..."""
+        """The transport that the wire chose for the bulk data of a link, in its own words: `tcp`, `cuda_ipc`, ..."""
         ...
 
     def close(self) -> None: ...

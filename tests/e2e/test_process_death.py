@@ -152,14 +152,14 @@ def test_the_first_ctrl_c_drains_and_the_second_stops() -> None:
     async def run(launcher: "subprocess.Popen[str]", cell_dir: Path) -> None:
         async with StreamingClient(client_endpoint(cell_dir)) as client:
             sampling = SamplingParams(max_tokens=3000, ignore_eos=True)
-            long = client.generate(prompt_token_ids=[1] * 10, sampling=sampling)
-            await long.__anext__()
+            long = [client.generate(prompt_token_ids=[1] * 10, sampling=sampling) for _ in range(60)]  # seconds of work
+            await long[0].__anext__()
             launcher.send_signal(signal.SIGINT)
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.3)
             with pytest.raises(RequestFailed, match="draining"):
                 await client.generate(prompt_token_ids=[1], sampling=sampling).finish()
-            done = await long.finish()  # the request in flight ends well
-            assert done.token_ids == fake_tokens([1] * 10, 3000)
+            for generation in long:  # the requests in flight and in the queue end well
+                assert (await generation.finish()).token_ids == fake_tokens([1] * 10, 3000)
 
     launcher = start_launcher("drained", "--mock", base=base)
     try:

@@ -59,6 +59,19 @@ async def turns(count: int = 60) -> None:
         await asyncio.sleep(0)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread of events brings about, at its own pace.
+
+    Raises:
+        AssertionError: it does not come.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + 10.0
+    while not condition():
+        assert loop.time() < deadline
+        await asyncio.sleep(0.001)
+
+
 class Memory:
     """Runs of host memory in any order, with gaps between them that nobody may write to."""
 
@@ -151,6 +164,13 @@ class Network:
         )
         self._ports.append(port)
         return port
+
+    async def quiet(self) -> None:
+        """Give whatever is under way the time to arrive."""
+        if self._kind == "loopback":
+            await turns()
+        else:
+            await asyncio.sleep(0.05)
 
     def close(self) -> None:
         for port in self._ports:

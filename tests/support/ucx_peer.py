@@ -4,7 +4,6 @@ Each runs one KV port over UCX and obeys the test through a pipe: commands in, a
 """
 
 import asyncio
-import os
 import time
 from multiprocessing.connection import Connection
 from typing import Literal
@@ -152,9 +151,8 @@ class Peer:
         self._connection.send_bytes(msgspec.msgpack.encode(answer))
 
 
-def main(role: Literal["prefill", "decode"], epoch: int, connection: Connection, environment: dict[str, str]) -> None:
+def main(role: Literal["prefill", "decode"], epoch: int, connection: Connection) -> None:
     """The body of a process."""
-    os.environ.update(environment)
 
     async def live() -> None:
         await Peer(role, epoch, connection).obey()

@@ -139,12 +139,12 @@ def test_the_links_of_a_lost_worker_go_with_it() -> None:
 
 
 def test_a_link_is_slow_only_if_enough_was_moved_to_tell() -> None:
-    tcp = SelfTestDone(
-        transfer_id=1, quarantined_pages=0, nbytes=16 << 20, gigabytes_per_s=1.0, memcpy_gigabytes_per_s=15.0
+    link = SelfTestDone(
+        transfer_id=1, quarantined_pages=0, nbytes=16 << 20, gigabytes_per_s=0.2, memcpy_gigabytes_per_s=15.0
     )
-    assert is_slow(tcp)
-    assert not is_slow(replace(tcp, nbytes=1 << 20))
-    assert not is_slow(replace(tcp, gigabytes_per_s=3.0))
+    assert is_slow(link)
+    assert not is_slow(replace(link, nbytes=1 << 20))
+    assert not is_slow(replace(link, gigabytes_per_s=1.0))
 
 
 def relinked(cell: Cell, tests: dict[str, Action]) -> bool:

@@ -50,10 +50,11 @@ def test_peer_gone_quarantines_what_the_wire_never_lets_go_of() -> None:
         outbound.push(30_000)
         stage.prefill.peer_gone("decode", 1)
         stage.decode.peer_gone("prefill", 1)
-        assert not (await outbound.settled()).quarantine  # a send only reads
         await stage.clock.advance(GRACE_S / 2)
+        assert not await now(outbound)
         assert not await now(inbound)
         await stage.clock.advance(GRACE_S / 2)
+        assert (await outbound.settled()).quarantine
         assert (await inbound.settled()).quarantine
 
     staged(play, Faults(clings=True))
