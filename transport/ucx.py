@@ -17,7 +17,7 @@ memory, not even on one host. What `kill -9` of a peer in mid-transfer did there
 - With it alone they go through TCP: 60 kills, no abort, no wedge, everything ended within milliseconds of closing the
   link, and nothing was left in the system. (tests/e2e/test_ucx_peer_death.py)
 
-The price: 1.3 to 2 GB/s in place of 7 to 12 with CMA, 7 ms of CPU per 12 MB in place of 2. GPU memory pays nothing, as
+The price: 2 to 4 GB/s in place of 7 to 13 with CMA, 8 ms of CPU per 12 MB in place of 2. GPU memory pays nothing, as
 cuda_ipc and InfiniBand support error handling. UCX reports a killed peer at once, a stopped one never: `Link.close`.
 """
 
