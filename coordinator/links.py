@@ -15,7 +15,7 @@ _ENOUGH_BYTES = 8 << 20  # what a smaller transfer measures is how fast messages
 
 
 def is_slow(test: SelfTestDone) -> bool:
-    """Far below one memory copy: worth a loud warning. A GPU link without cuda_ipc, or cores that are taken, look so."""
+    """Far below one memory copy: worth a loud warning. So look GPUs without cuda_ipc, and busy cores."""
     return test.nbytes >= _ENOUGH_BYTES and test.gigabytes_per_s < _SLOW_RATIO * test.memcpy_gigabytes_per_s
 
 
