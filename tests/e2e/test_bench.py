@@ -41,7 +41,7 @@ def test_transfer_is_measured_beside_memcpy_and_ucx_perftest(tmp_path: Path) -> 
     quantities = {row.quantity for row in rows}
     assert {"memcpy", "contiguous", "paged", "ucx_perftest as ours", "contiguous / memcpy"} <= quantities
     assert all(0 < row.minimum <= row.median <= row.maximum for row in rows)
-    assert {row.parameters["transport"] for row in rows if row.quantity == "paged"} <= {"sysv", "posix"}
+    assert {row.parameters["transport"] for row in rows if row.quantity == "paged"} == {"tcp"}
 
 
 def test_the_coordinator_is_measured_on_cells_that_are_gone_afterwards(tmp_path: Path) -> None:

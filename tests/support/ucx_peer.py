@@ -32,6 +32,10 @@ class Start(Struct, tag=True):
     finish: bool
 
 
+class Finish(Struct, tag=True):
+    """Push the rest of the transfers of the last Start."""
+
+
 class PeerGone(Struct, tag=True):
     """`report`: say so to the port. Then answer with the outcomes."""
 
@@ -64,7 +68,7 @@ class Leave(Struct, tag=True):
     """Close the port and end."""
 
 
-Command = Start | PeerGone | Paint | AskPainted | Leave
+Command = Start | Finish | PeerGone | Paint | AskPainted | Leave
 
 
 class Peer:
@@ -95,6 +99,11 @@ class Peer:
             match await self._commands.get():
                 case Start() as start:
                     await self._start(start)
+                case Finish():
+                    for transfer in self._transfers:
+                        if isinstance(transfer, Outbound):
+                            transfer.finish(b"", b"")
+                    self._say(True)
                 case PeerGone(report):
                     self._say(await self._outcomes(report))
                 case Paint():
