@@ -6,8 +6,8 @@ run (`contiguous`) or in single pages with a gap between any two (`paged`). Besi
 copy inside one process, and `ucx_perftest` with UCX set up as ours is, and with UCX's own choice. The variants take
 turns within every round, so that noise hits all alike; a ratio compares two medians of the same round.
 
-Limited by the copy in and the copy out through shared memory that a transfer on one host takes, and per message by the
-Python around it. Does not measure GPU memory or two hosts, several transfers at once, or cold memory: every repetition
+Limited by TCP on the loopback device, which survives the death of a peer (ADR-0013), and per message by the Python
+around it. Does not measure GPU memory or two hosts, several transfers at once, or cold memory: every repetition
 moves the same bytes.
 """
 
@@ -31,10 +31,10 @@ _BURST = 9  # measurements of one variant in one round; their median counts
 _SHM_NOTE = (
     "two copies through shared memory, one on each core, where memcpy takes one; of a small one the words of the ports"
 )
-_OTHER_NOTE = "the transport that UCX chose; Python per message"
+_OTHER_NOTE = "the transport that UCX chose: with TCP the kernel's copies and calls; Python per message"
 _PAGED_NOTE = "as contiguous, with one message per page: each costs both sides its share of Python"
 _MEMCPY_NOTE = "memory bandwidth of one core; the bytes may be in its caches"
-_LIKE_OURS_NOTE = "UCX's shared memory with error handling; both processes poll, each on a core of its own"
+_LIKE_OURS_NOTE = "UCX's TCP on the loopback device; both processes poll, each on a core of its own"
 _DEFAULT_NOTE = "UCX's own choice, which does not survive the death of a peer in mid-transfer; both processes poll"
 _RATIO_NOTE = "the two rates of the same round"
 
