@@ -18,7 +18,8 @@ memory, not even on one host. What `kill -9` of a peer in mid-transfer did there
   link, and nothing was left in the system. (tests/e2e/test_ucx_peer_death.py)
 
 The price: 2 to 4 GB/s in place of 7 to 13 with CMA, 8 ms of CPU per 12 MB in place of 2. GPU memory pays nothing, as
-cuda_ipc and InfiniBand support error handling. UCX reports a killed peer at once, a stopped one never: `Link.close`.
+cuda_ipc and InfiniBand support error handling. UCX reports the death of a connected peer at once, of one that is still
+connecting perhaps never, and a stopped one never: `Link.close` is how it learns.
 """
 
 import asyncio
