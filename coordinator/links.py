@@ -27,9 +27,10 @@ def start_missing(cell: CellState) -> list[Tell]:
     for prefill in cell.of_role("prefill"):
         for decode in cell.of_role("decode"):
             pair = (prefill.worker_id, decode.worker_id)
+            if decode.worker_id in prefill.links or pair in cell.failed_links:
+                continue  # first, because this runs after every event: tokens must not pay for the sizing of tests
             pages = _pages(prefill, decode)
-            missing = decode.worker_id not in prefill.links and pair not in cell.failed_links
-            if missing and pages <= decode.free_pages:
+            if pages <= decode.free_pages:
                 return _start(cell, LinkTest(*pair, pages=pages, warm=pair in cell.warm_links))
     return []
 
