@@ -7,8 +7,9 @@ two against each other. The template comes with the model, so it runs in jinja2'
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -35,21 +36,39 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
             self._template = environment.from_string(source)
+            self.takes_tools = "tools" in meta.find_undeclared_variables(environment.parse(source))
         except TemplateSyntaxError as error:
             raise ValueError(f"the model's chat template is broken in line {error.lineno}: {error}") from error
         self._special_tokens = dict(special_tokens)
+        self.source = source
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        tools: Sequence[Mapping[str, object]] = (),
+        arguments: Mapping[str, object] = MappingProxyType({}),
+    ) -> str:
         """The prompt, up to where the assistant's answer begins.
+
+        Args:
+            tools: functions that the model may call, in the form of the OpenAI API.
+            arguments: further variables; they cannot replace those that are set here.
 
         Raises:
             ValueError: the template refuses these messages (its own words), or there are none.
         """
         if not messages:
             raise ValueError("a chat has at least one message")
-        variables = {**self._special_tokens, "messages": list(messages)}
+        variables = {
+            **arguments,
+            **self._special_tokens,
+            "messages": list(messages),
+            "tools": list(tools) or None,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
         try:
-            return self._template.render(variables, tools=None, documents=None, add_generation_prompt=True)
+            return self._template.render(variables)
         except _FAILURES as error:
             raise ValueError(str(error)) from error
 

@@ -10,7 +10,7 @@ a run of invalid bytes or of special tokens, such as the end-of-sequence tokens 
 """
 
 import codecs
-from collections.abc import Container
+from collections.abc import Set
 from typing import Protocol
 
 from tokenizers import Tokenizer
@@ -39,10 +39,10 @@ class HfDetokenizer:
     neighbouring characters together) and what is not complete yet.
 
     Args:
-        special: ids that have no text.
+        special: ids that have no text; empty, and special tokens are shown as text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, special: Container[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, special: Set[int]) -> None:
         self._tokenizer = tokenizer
         self._special = special
         self._window: list[int] = []
@@ -77,7 +77,7 @@ class HfDetokenizer:
         self._shown = len(self._decode()) - uncertain
 
     def _decode(self) -> str:
-        return self._tokenizer.decode(self._window, skip_special_tokens=True)
+        return self._tokenizer.decode(self._window, skip_special_tokens=bool(self._special))
 
 
 class ByteDetokenizer:

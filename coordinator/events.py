@@ -134,11 +134,12 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """Tokens for the client; indices are contiguous over all `Emit`s of a request."""
+    """Tokens for the client, with contiguous indices over all `Emit`s of a request; `finish` comes with the last."""
 
     request_id: int
     index: int
     tokens: tuple[SampledToken, ...]
+    finish: FinishReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

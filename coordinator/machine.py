@@ -292,7 +292,7 @@ class Machine:
     # --- ending ------------------------------------------------------------------------------------------------------
 
     def _emit(self, record: RequestRecord, token: SampledToken, finish: FinishReason | None, now: float) -> None:
-        self._actions.append(Emit(record.request_id, record.next_index, (token,)))
+        self._actions.append(Emit(record.request_id, record.next_index, (token,), finish))
         record.next_index += 1
         if finish is not None:
             record.phase = Phase.FINISHING

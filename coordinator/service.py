@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from coordinator import admission
 from coordinator.config import CoordinatorConfig
@@ -28,10 +29,20 @@ from coordinator.text import Text
 from coordinator.validation import InvalidRequest, check_form, check_length, resolve
 from runtime.clock import Clock
 from runtime.description import ModelInfo
+from runtime.params import SamplingParams
 from transport.messages.client import GenerateRequest
 from transport.messages.worker import ToWorker
 
 _INLINE_CHARS = 16_384  # a text of this length tokenises in about a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that can be served: its prompt as tokens, its parameters with nothing left open."""
+
+    request: GenerateRequest
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
 
 
 class Service:
@@ -58,26 +69,64 @@ class Service:
         self._next_request_id = 0
 
     async def submit(self, request: GenerateRequest, sink: Sink) -> int:
+        """`prepare`, then `start`."""
+        return self.start(await self.prepare(request), sink)
+
+    async def prepare(self, request: GenerateRequest) -> Prepared:
+        """Tokenise and validate; nothing is started.
+
+        Raises:
+            InvalidRequest: it cannot be served.
+        """
+        model = self._known_model()
+        check_form(request, self.config.model)
+        prompt = await self.tokenise(request)
+        if request.truncate_prompt_tokens is not None:
+            prompt = prompt[-request.truncate_prompt_tokens :]
+        kv_tokens = admission.largest_decode_tokens(self.machine.cell) or model.max_model_len
+        sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63))
+        return Prepared(request, tuple(prompt), sampling)
+
+    def start(self, prepared: Prepared, sink: Sink) -> int:
         """Start a request; its events go to `sink`, possibly before this returns.
 
         Returns:
             The request's id, for `cancel` and the logs.
-
-        Raises:
-            InvalidRequest: it cannot be served; nothing was started.
         """
-        if self.model is None:
-            raise InvalidRequest("the server is still loading its model; try again", None, "overloaded")
-        check_form(request, self.config.model)
-        prompt = await self._tokenise(request, self.model)
-        kv_tokens = admission.largest_decode_tokens(self.machine.cell) or self.model.max_model_len
-        sampling = resolve(prompt, request.sampling, self.model, kv_tokens, secrets.randbits(63))
+        request, prompt = prepared.request, prepared.prompt
         request_id = self._next_request_id
         self._next_request_id += 1
-        self._streams[request_id] = Stream(sink, self.text.decoder(), sampling, len(prompt))
+        decoder = self.text.decoder(skip_special_tokens=request.skip_special_tokens)
+        self._streams[request_id] = Stream(
+            sink, decoder, prepared.sampling, len(prompt), include_stop_string=request.include_stop_string
+        )
         timeout_s = min(request.timeout_s or self.config.request_timeout_s, self.config.request_timeout_s)
-        self.handle(Submitted(request_id, tuple(prompt), sampling, timeout_s))
+        self.handle(Submitted(request_id, prompt, prepared.sampling, timeout_s))
         return request_id
+
+    async def tokenise(self, request: GenerateRequest) -> list[int]:
+        """The prompt of a request as the model will see it.
+
+        Raises:
+            InvalidRequest: it has no such form, or is longer than the context could hold.
+        """
+        model = self._known_model()
+        if request.prompt_token_ids is not None:
+            return list(request.prompt_token_ids)
+        chat = request.messages is not None
+        try:
+            text = (
+                self.text.render_chat(request.messages, request.tools, request.template_arguments)
+                if request.messages is not None
+                else request.prompt or ""
+            )
+            check_length(len(text), self.text.max_token_chars, model)
+            special = request.add_special_tokens and not chat  # a template writes them itself
+            if len(text) <= _INLINE_CHARS:
+                return self.text.encode(text, add_special_tokens=special)
+            return await asyncio.to_thread(self.text.encode, text, add_special_tokens=special)
+        except ValueError as error:
+            raise InvalidRequest(str(error), "messages" if chat else "prompt") from error
 
     def cancel(self, request_id: int) -> None:
         self.handle(CancelAsked(request_id))
@@ -109,23 +158,15 @@ class Service:
         match action:
             case Tell(worker_id, message):
                 self._tell(worker_id, message)
-            case Emit(request_id, index, tokens):
-                if self._streams[request_id].push(index, tokens):
+            case Emit(request_id, index, tokens, finish):
+                if self._streams[request_id].push(index, tokens, finish):
                     self._events.append(StopStringFound(request_id))
             case Finish(request_id, reason, ledger):
                 self._streams.pop(request_id).finish(reason, ledger)
             case Fail(request_id, code, message):
                 self._streams.pop(request_id).fail(code, message)
 
-    async def _tokenise(self, request: GenerateRequest, model: ModelInfo) -> list[int]:
-        if request.prompt_token_ids is not None:
-            return list(request.prompt_token_ids)
-        try:
-            chat = request.messages is not None
-            text = self.text.render_chat(request.messages) if request.messages is not None else request.prompt or ""
-            check_length(len(text), self.text.max_token_chars, model)
-            if len(text) <= _INLINE_CHARS:
-                return self.text.encode(text, add_special_tokens=not chat)
-            return await asyncio.to_thread(self.text.encode, text, add_special_tokens=not chat)
-        except ValueError as error:
-            raise InvalidRequest(str(error), "messages" if request.messages is not None else "prompt") from error
+    def _known_model(self) -> ModelInfo:
+        if self.model is None:
+            raise InvalidRequest("the server is still loading its model; try again", None, "loading")
+        return self.model

@@ -17,11 +17,24 @@ from transport.messages.client import FailureCode
 
 @dataclass(frozen=True, slots=True)
 class StreamDelta:
-    """Tokens from `index` on, and the text that became certain with them."""
+    """Tokens from `index` on, and the text that became certain with them.
+
+    With the last token of a good end comes `finish`: nothing is held back any more, and only the `StreamEnd` with the
+    numbers of the workers follows. A request that is cancelled or fails has no such delta.
+    """
 
     index: int
     tokens: tuple[SampledToken, ...]
     text: str
+    finish: "Finished | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Why an answer is complete; `stop_reason` is the stop string or the stop token that was asked for."""
+
+    reason: FinishReason
+    stop_reason: str | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +62,17 @@ class Sink(Protocol):
 class Stream:
     """One request, as its front sees it."""
 
-    def __init__(self, sink: Sink, detokenizer: Detokenizer, sampling: SamplingParams, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        detokenizer: Detokenizer,
+        sampling: SamplingParams,
+        prompt_tokens: int,
+        *,
+        include_stop_string: bool = False,
+    ) -> None:
         self.sink = sink
+        self._include_stop_string = include_stop_string
         self._detokenizer = detokenizer
         self._matcher = StopMatcher(sampling.stop)
         self._sampling = sampling
@@ -58,9 +80,14 @@ class Stream:
         self._delivered = 0
         self._last_token: int | None = None
         self._stop_string: str | None = None
+        self._flushed = False
 
-    def push(self, index: int, tokens: tuple[SampledToken, ...]) -> bool:
-        """Deliver tokens; True when their text contains a stop string, after which nothing more is delivered."""
+    def push(self, index: int, tokens: tuple[SampledToken, ...], finish: FinishReason | None = None) -> bool:
+        """Deliver tokens; True when their text contains a stop string, after which nothing more is delivered.
+
+        Args:
+            finish: why the last of `tokens` is the last of the request, as far as the workers know.
+        """
         if self._stop_string is not None:
             return False
         if index != self._delivered:
@@ -78,30 +105,45 @@ class Stream:
             text += match.text
             if match.stop is not None:
                 self._stop_string = match.stop
+                text += self._shown_stop()
                 break
         self._delivered += taken
-        self.sink.delta(StreamDelta(index, tokens[:taken], text))
+        if finish is not None and self._stop_string is None:
+            text += self._flush()
+        over = FinishReason.STOP if self._stop_string is not None else finish
+        self.sink.delta(StreamDelta(index, tokens[:taken], text, None if over is None else self._finished(over)))
         return self._stop_string is not None
 
     def finish(self, reason: FinishReason, ledger: Ledger) -> None:
-        text = ""
-        if self._stop_string is None:
-            tail = self._matcher.push(self._detokenizer.flush())
-            self._stop_string = tail.stop
-            text = tail.text if tail.stop is not None else tail.text + self._matcher.flush()
+        text = "" if self._flushed or self._stop_string is not None else self._flush()
+        finished = self._finished(FinishReason.STOP if self._stop_string is not None else reason)
         self.sink.done(
             StreamEnd(
-                reason=FinishReason.STOP if self._stop_string is not None else reason,
+                reason=finished.reason,
                 text=text,
                 prompt_tokens=self._prompt_tokens,
                 completion_tokens=self._delivered,
                 ledger=ledger,
-                stop_reason=self._stop_string if self._stop_string is not None else self._stop_token(reason),
+                stop_reason=finished.stop_reason,
             )
         )
 
+    def _flush(self) -> str:
+        """What was held back; it may complete a stop string."""
+        self._flushed = True
+        tail = self._matcher.push(self._detokenizer.flush())
+        self._stop_string = tail.stop
+        return tail.text + (self._matcher.flush() if tail.stop is None else self._shown_stop())
+
+    def _finished(self, reason: FinishReason) -> Finished:
+        stop = self._stop_string if self._stop_string is not None else self._stop_token(reason)
+        return Finished(reason, stop)
+
     def fail(self, code: FailureCode, message: str) -> None:
         self.sink.failed(code, message, None)
+
+    def _shown_stop(self) -> str:
+        return self._stop_string or "" if self._include_stop_string else ""
 
     def _stop_token(self, reason: FinishReason) -> int | None:
         asked = self._last_token in self._sampling.stop_token_ids

@@ -7,17 +7,22 @@ engine. Loaded once by the coordinator, which owns all text; read-only after tha
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
 from tokenizers import Tokenizer
 
 from coordinator.chat_template import ChatTemplate
 from coordinator.detokenizer import ByteDetokenizer, Detokenizer, HfDetokenizer, NoDetokenizer
-from transport.messages.client import ChatMessage
+from transport.messages.client import ChatMessage, ToolCall
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MAX_COMPOSITION = 4
 """Characters that Unicode normalisation can turn into one (UAX 15: a decomposition has at most 4)."""
+
+Tools = Sequence[Mapping[str, object]]
+_NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
 
 class Text(Protocol):
@@ -39,24 +44,36 @@ class Text(Protocol):
         """
         ...
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
-        """The prompt text of a chat, up to where the assistant's answer begins.
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the chat template, from which the form of tool calls is read; None without one."""
+        ...
+
+    @property
+    def takes_tools(self) -> bool:
+        """The chat template shows the model which functions it may call."""
+        ...
+
+    def render_chat(
+        self, messages: Sequence[ChatMessage], tools: Tools = (), arguments: Mapping[str, object] = _NO_ARGUMENTS
+    ) -> str:
+        """The prompt text of a chat, up to where the assistant's answer begins; it holds the special tokens already.
+
+        Args:
+            tools: functions that the model may call, in the form of the OpenAI API.
+            arguments: further variables of the template.
 
         Raises:
             ValueError: the model has no chat template, or its template refuses these messages.
         """
         ...
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """The token ids of `render_chat`, which holds the special tokens already.
-
-        Raises:
-            ValueError: as `render_chat`.
-        """
+    def decoder(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        """A fresh one, for the output of one request."""
         ...
 
-    def decoder(self) -> Detokenizer:
-        """A fresh one, for the output of one request."""
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a whole sequence, special tokens included; U+FFFD for invalid bytes."""
         ...
 
     def token_text(self, token_id: int) -> str:
@@ -101,16 +118,28 @@ class HfText:
         # Only the batch form lets go of the GIL, so that a thread can do this beside the loop; "fast" skips offsets.
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+    @property
+    def chat_template(self) -> str | None:
+        return None if self._template is None else self._template.source
+
+    @property
+    def takes_tools(self) -> bool:
+        return self._template is not None and self._template.takes_tools
+
+    def render_chat(
+        self, messages: Sequence[ChatMessage], tools: Tools = (), arguments: Mapping[str, object] = _NO_ARGUMENTS
+    ) -> str:
         if self._template is None:
             raise ValueError(f"the model {self._name} has no chat template: send a prompt instead of messages")
-        return self._template.render([{"role": message.role, "content": message.content} for message in messages])
+        if tools and not self._template.takes_tools:
+            raise ValueError(f"the chat template of {self._name} takes no tools")
+        return self._template.render([_for_template(message) for message in messages], tools, arguments)
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        return self.encode(self.render_chat(messages), add_special_tokens=False)
+    def decoder(self, *, skip_special_tokens: bool = True) -> Detokenizer:
+        return HfDetokenizer(self._tokenizer, self._special if skip_special_tokens else frozenset())
 
-    def decoder(self) -> Detokenizer:
-        return HfDetokenizer(self._tokenizer, self._special)
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return self._decode(list(token_ids))
 
     def token_text(self, token_id: int) -> str:
         before = self._decode(self._anchor)  # decoders treat the first token of a text specially
@@ -125,20 +154,29 @@ class ByteText:
 
     vocab_size = 256
     max_token_chars = 1
+    chat_template = None
+    takes_tools = False
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002 - it has none
         return list(text.encode())
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Tools = (),
+        arguments: Mapping[str, object] = _NO_ARGUMENTS,  # noqa: ARG002 - it has none
+    ) -> str:
         if not messages:
             raise ValueError("a chat has at least one message")
+        if tools:
+            raise ValueError("the mock engine calls no tools")
         return "".join(f"{message.role}: {message.content}\n" for message in messages) + "assistant: "
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        return self.encode(self.render_chat(messages))
-
-    def decoder(self) -> Detokenizer:
+    def decoder(self, *, skip_special_tokens: bool = True) -> Detokenizer:  # noqa: ARG002 - it has none
         return ByteDetokenizer()
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode(errors="replace")
 
     def token_text(self, token_id: int) -> str:
         return bytes((token_id,)).decode(errors="replace")
@@ -148,6 +186,8 @@ class NoText:
     """A model directory without a tokenizer, as benchmarks of big shapes use: prompts are token ids, answers too."""
 
     max_token_chars = 1
+    chat_template = None
+    takes_tools = False
 
     def __init__(self, directory: Path) -> None:
         config = _json_object(directory / "config.json")
@@ -157,14 +197,19 @@ class NoText:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:  # noqa: ARG002 - as the others
         raise ValueError(f"the model {self._name} has no tokenizer.json: send prompt_token_ids instead of text")
 
-    def render_chat(self, messages: Sequence[ChatMessage]) -> str:  # noqa: ARG002 - as the others
+    def render_chat(
+        self,
+        messages: Sequence[ChatMessage],  # noqa: ARG002 - as the others
+        tools: Tools = (),  # noqa: ARG002
+        arguments: Mapping[str, object] = _NO_ARGUMENTS,  # noqa: ARG002
+    ) -> str:
         raise ValueError(f"the model {self._name} has no tokenizer.json: send prompt_token_ids instead of messages")
 
-    def encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        return self.encode(self.render_chat(messages))
-
-    def decoder(self) -> Detokenizer:
+    def decoder(self, *, skip_special_tokens: bool = True) -> Detokenizer:  # noqa: ARG002 - as the others
         return NoDetokenizer()
+
+    def decode(self, token_ids: Sequence[int]) -> str:  # noqa: ARG002 - as the others
+        return ""
 
     def token_text(self, token_id: int) -> str:  # noqa: ARG002 - as the others
         return ""
@@ -175,6 +220,32 @@ def open_text(directory: Path | None) -> Text:
     if directory is None:
         return ByteText()
     return HfText(directory) if (directory / "tokenizer.json").is_file() else NoText(directory)
+
+
+def _for_template(message: ChatMessage) -> dict[str, object]:
+    """The form that templates expect: a key is there only if it means something, and arguments are values."""
+    entry: dict[str, object] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        entry["name"] = message.name
+    if message.tool_call_id is not None:
+        entry["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        entry["tool_calls"] = [
+            {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": _arguments(call)}}
+            for call in message.tool_calls
+        ]
+    return entry
+
+
+def _arguments(call: ToolCall) -> object:
+    """
+    Raises:
+        ValueError: they are not JSON.
+    """
+    try:
+        return msgspec.json.decode(call.arguments)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"the arguments of the call of {call.name!r} are not JSON: {error}") from error
 
 
 def _max_token_chars(tokenizer: Tokenizer) -> int:

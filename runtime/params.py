@@ -15,6 +15,9 @@ MAX_TOKENS_LIMIT = 1 << 20
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
+MAX_GRAMMAR_CHARS = 1 << 18
+
+
 class FinishReason(StrEnum):
     STOP = "stop"  # the model's end-of-sequence token, a stop token id or a stop string
     LENGTH = "length"  # max_tokens, or the model's context
@@ -24,8 +27,8 @@ class FinishReason(StrEnum):
 class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the tokens of one request are chosen; names and meanings are those of the OpenAI API and of vLLM.
 
-    Order of application: logit bias, `min_tokens` mask, repetition/presence/frequency penalties, temperature, top-k,
-    top-p, min-p, draw. `temperature` 0 is greedy.
+    Order of application: grammar mask, logit bias, `min_tokens` mask, repetition/presence/frequency penalties,
+    temperature, top-k, top-p, min-p, draw. `temperature` 0 is greedy.
     """
 
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS_LIMIT)] | None = (
@@ -45,3 +48,6 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=16)] = ()
     stop_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=64)] = ()
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None  # None: off; k: the chosen token's and the k best
+    grammar: Annotated[str, Meta(min_length=1, max_length=MAX_GRAMMAR_CHARS)] | None = (
+        None  # what the text has to match, in Lark or in llguidance's JSON form; its end ends the request
+    )

@@ -41,6 +41,7 @@ SAMPLING = SamplingParams(
     stop=("END",),
     stop_token_ids=(3,),
     logprobs=1,
+    grammar="start: /a/",
 )
 PEER = KvPeer(worker_id="decode-0", epoch=(1 << 63) - 1, address=b"\x00\xff", host_id="boot")
 TOKEN = SampledToken(42, TokenLogprobs(-0.5, ((42, -0.5), (7, -2.0))))
@@ -61,7 +62,21 @@ LEDGER = Ledger(
 REQUEST = client.GenerateRequest(
     prompt="Once",
     prompt_token_ids=(1, 2),
-    messages=(client.ChatMessage(role="user", content="hi"),),
+    messages=(
+        client.ChatMessage(
+            role="assistant",
+            content="hi",
+            name="n",
+            tool_calls=(client.ToolCall(id="c", name="f", arguments="{}"),),
+            tool_call_id="c",
+        ),
+    ),
+    tools=({"type": "function"},),
+    template_arguments={"thinking": False},
+    add_special_tokens=False,
+    truncate_prompt_tokens=5,
+    skip_special_tokens=False,
+    include_stop_string=True,
     model="m",
     sampling=SAMPLING,
     timeout_s=30.0,

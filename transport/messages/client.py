@@ -5,7 +5,7 @@ indices of one request are contiguous and start at 0. A client that says nothing
 gone and its requests are cancelled, so it sends `Ping` when it has nothing else to say.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
@@ -15,23 +15,44 @@ from runtime.tokens import TokenLogprobs
 from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Name, Reason, Role, Seconds, TokenIds
 
 FailureCode = Literal[
-    "invalid_request", "model_not_found", "overloaded", "draining", "timeout", "worker_lost", "internal"
+    "invalid_request", "model_not_found", "loading", "overloaded", "draining", "timeout", "worker_lost", "internal"
 ]
 ClientRequestId = Annotated[str, Meta(min_length=1, max_length=64)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
 
+class ToolCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A function that the assistant called in an earlier turn; `arguments` is a JSON object as text."""
+
+    id: Annotated[str, Meta(max_length=256)]
+    name: Annotated[str, Meta(max_length=256)]
+    arguments: Text
+
+
 class ChatMessage(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     role: Literal["system", "user", "assistant", "tool"]
-    content: Text
+    content: Text = ""
+    name: Annotated[str, Meta(max_length=256)] | None = None
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=128)] = ()
+    tool_call_id: Annotated[str, Meta(max_length=256)] | None = None  # of the call that a message of role tool answers
 
 
 class GenerateRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Exactly one of the three prompts is given; `prompt_token_ids` go to the model as they are."""
+    """Exactly one of the three prompts is given; `prompt_token_ids` go to the model as they are.
+
+    `tools` and `template_arguments` are for the chat template: descriptions of functions in the form of the OpenAI API,
+    and variables by name. What goes to a template was a JSON value; it is never looked at here.
+    """
 
     prompt: Text | None = None
     prompt_token_ids: TokenIds | None = None
     messages: Annotated[tuple[ChatMessage, ...], Meta(max_length=4096)] | None = None
+    tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=128)] = ()
+    template_arguments: Annotated[dict[str, Any], Meta(max_length=64)] = {}
+    add_special_tokens: bool = True  # around `prompt`
+    truncate_prompt_tokens: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None  # keep the last so many
+    skip_special_tokens: bool = True  # in the text of the answer
+    include_stop_string: bool = False  # in the text of the answer
     model: Annotated[str, Meta(max_length=512)] | None = None  # None: whatever model is served
     sampling: SamplingParams = SamplingParams()
     timeout_s: Annotated[float, Meta(gt=0.0, le=86400.0)] | None = None

@@ -48,7 +48,7 @@ def test_token_1_goes_out_at_once_and_the_rest_follows_in_order() -> None:
     assert cell.record(request_id).phase is Phase.HANDING_OFF
     assert cell.token(request_id, 1) == [Emit(request_id, 1, (token(1),))]
     assert cell.record(request_id).phase is Phase.DECODING
-    assert cell.token(request_id, 2, LENGTH) == [Emit(request_id, 2, (token(2),))]
+    assert cell.token(request_id, 2, LENGTH) == [Emit(request_id, 2, (token(2),), LENGTH)]
     assert cell.record(request_id).phase is Phase.FINISHING
 
 

@@ -179,7 +179,7 @@ def test_a_server_without_a_model_asks_for_patience() -> None:
     service = Service(CONFIG, ByteText(), ManualClock(), lambda *_: None)
     with pytest.raises(InvalidRequest, match="still loading") as caught:
         asyncio.run(service.submit(ask(), Front()))
-    assert caught.value.code == "overloaded"
+    assert caught.value.code == "loading"
 
 
 def test_a_request_that_no_pool_could_hold_fails_through_its_sink() -> None:
