@@ -23,4 +23,5 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_requests_per_client: int = 1024
     worker_absence_s: float = 30.0
     prefill_backlog_tokens: int = 4096
+    stall_s: float = 120.0  # no worker makes progress for so long while requests wait: the cell is ill
     log_level: str = "INFO"

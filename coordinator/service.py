@@ -1,7 +1,7 @@
 """How does a request get from a front into the machine, and its tokens back?
 
 The only way in: the ZeroMQ front uses it, and any other front will. It tokenises, validates, feeds events to the pure
-machine and executes its actions. Loop thread only; long prompts are tokenised on a helper thread.
+machine, executes its actions and counts what happened. Loop thread only; long prompts are tokenised on a helper thread.
 """
 
 import asyncio
@@ -15,16 +15,22 @@ from coordinator.config import CoordinatorConfig
 from coordinator.events import (
     Action,
     CancelAsked,
+    DecodeLetGo,
     Emit,
     Event,
     Fail,
     Finish,
+    FirstTokenMade,
+    PrefillLetGo,
     StopStringFound,
     Submitted,
     Tell,
+    TokensMade,
 )
+from coordinator.health import Health, health
 from coordinator.machine import Machine
 from coordinator.streams import Sink, Stream
+from coordinator.tally import Tally
 from coordinator.text import Text
 from coordinator.validation import InvalidRequest, check_form, check_length, resolve
 from runtime.clock import Clock
@@ -34,6 +40,7 @@ from transport.messages.client import GenerateRequest
 from transport.messages.worker import ToWorker
 
 _INLINE_CHARS = 16_384  # a text of this length tokenises in about a millisecond
+_PROGRESS = (FirstTokenMade, TokensMade, PrefillLetGo, DecodeLetGo)  # a worker has done something for a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,10 @@ class Service:
             prefill_backlog_tokens=config.prefill_backlog_tokens,
         )
         self.machine = Machine(limits)
+        self.tally = Tally()
+        self._limits = limits
         self._clock = clock
+        self._last_progress = clock.now()
         self._tell = tell
         self._streams: dict[int, Stream] = {}
         self._events: deque[Event] = deque()
@@ -78,6 +88,16 @@ class Service:
         Raises:
             InvalidRequest: it cannot be served.
         """
+        began = self._clock.now()
+        try:
+            prepared = await self._prepare(request)
+        except InvalidRequest as refusal:
+            self.tally.refused(refusal.code)
+            raise
+        self.tally.prepared(self._clock.now() - began)
+        return prepared
+
+    async def _prepare(self, request: GenerateRequest) -> Prepared:
         model = self._known_model()
         check_form(request, self.config.model)
         prompt = await self.tokenise(request)
@@ -100,6 +120,8 @@ class Service:
         self._streams[request_id] = Stream(
             sink, decoder, prepared.sampling, len(prompt), include_stop_string=request.include_stop_string
         )
+        asked = prepared.sampling.max_tokens or 0  # `resolve` has set it
+        self.tally.started(request_id, len(prompt), asked, self._clock.now())
         timeout_s = min(request.timeout_s or self.config.request_timeout_s, self.config.request_timeout_s)
         self.handle(Submitted(request_id, prompt, prepared.sampling, timeout_s))
         return request_id
@@ -141,6 +163,22 @@ class Service:
         """No request anywhere, not even one whose pages a worker still holds."""
         return not self.machine.cell.requests
 
+    def health(self) -> Health:
+        """Whether tokens can be expected of this cell now."""
+        return health(
+            self.machine.cell,
+            self._clock.now(),
+            self._last_progress,
+            self._limits,
+            loading=self.model is None,
+            stall_s=self.config.stall_s,
+        )
+
+    @property
+    def progress_age_s(self) -> float:
+        """How long ago a worker last made a token or let go of a request; since the start, if none ever did."""
+        return self._clock.now() - self._last_progress
+
     def handle(self, event: Event) -> None:
         """Feed the machine and execute what it decides; actions may cause events, which are handled in turn."""
         self._events.append(event)
@@ -149,21 +187,27 @@ class Service:
         self._handling = True
         try:
             while self._events:
-                for action in self.machine.handle(self._events.popleft(), self._clock.now()):
-                    self._execute(action)
+                event, now = self._events.popleft(), self._clock.now()
+                if isinstance(event, _PROGRESS):
+                    self._last_progress = now
+                for action in self.machine.handle(event, now):
+                    self._execute(action, now)
         finally:
             self._handling = False
 
-    def _execute(self, action: Action) -> None:
+    def _execute(self, action: Action, now: float) -> None:
         match action:
             case Tell(worker_id, message):
                 self._tell(worker_id, message)
             case Emit(request_id, index, tokens, finish):
-                if self._streams[request_id].push(index, tokens, finish):
+                stream = self._streams[request_id]
+                if stream.push(index, tokens, finish):
                     self._events.append(StopStringFound(request_id))
+                self.tally.delivered(request_id, stream.delivered, now)
             case Finish(request_id, reason, ledger):
-                self._streams.pop(request_id).finish(reason, ledger)
+                self.tally.finished(request_id, self._streams.pop(request_id).finish(reason, ledger))
             case Fail(request_id, code, message):
+                self.tally.failed(request_id, code)
                 self._streams.pop(request_id).fail(code, message)
 
     def _known_model(self) -> ModelInfo:

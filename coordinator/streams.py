@@ -114,19 +114,25 @@ class Stream:
         self.sink.delta(StreamDelta(index, tokens[:taken], text, None if over is None else self._finished(over)))
         return self._stop_string is not None
 
-    def finish(self, reason: FinishReason, ledger: Ledger) -> None:
+    @property
+    def delivered(self) -> int:
+        """Tokens that the sink has had; what comes after a stop string is not among them."""
+        return self._delivered
+
+    def finish(self, reason: FinishReason, ledger: Ledger) -> StreamEnd:
+        """Say the last word of a good end, and return it."""
         text = "" if self._flushed or self._stop_string is not None else self._flush()
         finished = self._finished(FinishReason.STOP if self._stop_string is not None else reason)
-        self.sink.done(
-            StreamEnd(
-                reason=finished.reason,
-                text=text,
-                prompt_tokens=self._prompt_tokens,
-                completion_tokens=self._delivered,
-                ledger=ledger,
-                stop_reason=finished.stop_reason,
-            )
+        end = StreamEnd(
+            reason=finished.reason,
+            text=text,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._delivered,
+            ledger=ledger,
+            stop_reason=finished.stop_reason,
         )
+        self.sink.done(end)
+        return end
 
     def _flush(self) -> str:
         """What was held back; it may complete a stop string."""
