@@ -1,6 +1,52 @@
 """What has to be known to start a coordinator?"""
 
-from msgspec import Struct
+import ipaddress
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+_Seconds = Annotated[float, Meta(gt=0.0)]
+_Count = Annotated[int, Meta(ge=1)]
+
+
+class HttpLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of the HTTP front; what exceeds one is refused with a status of its own and counted."""
+
+    max_connections: _Count = 2048
+    max_head_bytes: _Count = 64 << 10  # of a request's line and headers: 431
+    max_body_bytes: _Count = 8 << 20  # 413
+    head_timeout_s: _Seconds = 10.0  # from the connection, or the first byte of a later request, to the end of its head
+    body_timeout_s: _Seconds = 20.0  # of silence inside a body: 408
+    idle_timeout_s: _Seconds = 75.0  # between two requests of a connection
+    max_choices: _Count = 128  # prompts times n of one request
+    max_n: _Count = 8  # answers to one prompt
+    keep_alive_s: _Seconds = 15.0  # silence after which a stream gets a comment line
+    stall_s: _Seconds = 30.0  # a client that takes nothing of its answer for so long is cut off
+
+
+class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP front. API keys are known by their SHA-256 only."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000  # 0: any free one
+    api_key_digests: tuple[str, ...] = ()  # hexadecimal; none: no key is asked for
+    allowed_hosts: tuple[str, ...] | None = None  # of the Host header; None: any
+    metrics_compat: Literal["", "vllm"] = ""
+    limits: HttpLimits = HttpLimits()
+
+    def __post_init__(self) -> None:
+        if not self.api_key_digests and not is_loopback(self.host):
+            raise ValueError(
+                f"listening on {self.host} lets anybody in: set an API key (KVRELAY_API_KEY), or listen on 127.0.0.1"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Only this machine can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -13,6 +59,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tokenizer_dir: str | None  # None: bytes are tokens (the fake engine)
     prefill_workers: int
     decode_workers: int
+    http: HttpConfig | None = None
     request_timeout_s: float = 600.0
     client_timeout_s: float = 6.0
     client_stall_s: float = 30.0  # a client that reads nothing for this long is dropped

@@ -8,6 +8,7 @@ import asyncio
 from coordinator.client_link import ClientLink
 from coordinator.config import CoordinatorConfig
 from coordinator.events import DrainAsked, Stopped, Ticked
+from coordinator.http.front import HttpFront
 from coordinator.launcher_link import LauncherLink
 from coordinator.links import is_slow
 from coordinator.service import Service
@@ -48,12 +49,17 @@ class Coordinator:
         self.service = Service(config, text, clock, self._workers.tell)
         self._workers.attach(self.service)
         self._clients = ClientLink(context, self.service, clock, self._workers.status)
+        self._http = None
+        if config.http is not None:
+            self._http = HttpFront(config.http, self.service, clock, self._workers.status)
         self._links_told: set[tuple[str, str]] = set()
         self._complete = False  # every expected worker is there and linked
         self._drained = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set (SIGTERM, or the launcher's death)."""
+        if self._http is not None:
+            self._http.start()
         next_beat = self._clock.now()
         while not stop.is_set():
             now = self._clock.now()
@@ -64,10 +70,14 @@ class Coordinator:
                 self._launcher.send(WorkerExpired(worker_id=worker_id))
             self.service.handle(Ticked())
             self._clients.tick(now)
+            if self._http is not None:
+                self._http.tick(now)
             self._look_at_readiness()
             self._look_at_drain()
             await self._clock.sleep(_TICK_S)
         self.service.handle(Stopped())
+        if self._http is not None:
+            await self._http.stop()
         self._workers.shut_down()
         self._clients.close()
         self._workers.close()
@@ -135,6 +145,7 @@ class Coordinator:
                 for worker in self.service.machine.cell.workers.values()
             ),
             links=tuple(self._links()),
+            http_port=self._http.port if self._http is not None else None,
         )
 
     # --- the launcher ------------------------------------------------------------------------------------------------
@@ -152,7 +163,7 @@ class Coordinator:
         if not self.service.machine.cell.draining or self._drained:
             return
         self._launcher.send(DrainProgress(in_flight=self.service.in_flight))
-        if self.service.idle:
+        if self.service.idle and (self._http is None or self._http.idle):
             self._drained = True
             self._launcher.send(Drained())
 

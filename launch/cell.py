@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.config import CellOptions
+from launch.http_options import base_url
 from launch.placement import Placement, place
 from launch.rundir import RunDir, client_endpoint
 from launch.supervisor import Observer, Supervisor
@@ -24,6 +25,7 @@ class RunningCell:
     ready: ClusterReady
     supervisor: Supervisor
     placement: Placement
+    api: str | None  # base URL of the HTTP front
 
 
 def available_cores() -> list[int]:
@@ -45,7 +47,9 @@ async def running_cell(options: CellOptions, base: Path, name: str, observer: Ob
         supervisor = Supervisor(options, run_dir.path, placement, context, SystemClock(), observer)
         try:
             ready = await supervisor.start()
-            yield RunningCell(client_endpoint(run_dir.path), ready, supervisor, placement)
+            http = options.http
+            api = None if http is None or ready.http_port is None else base_url(http.host, ready.http_port)
+            yield RunningCell(client_endpoint(run_dir.path), ready, supervisor, placement, api)
         finally:
             await supervisor.stop()
     finally:

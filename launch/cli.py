@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import cyclopts
 import msgspec
@@ -21,6 +21,7 @@ from launch.client import RequestFailed, ServerUnreachable, StreamingClient
 from launch.config import CellOptions, Dtype, LoadFormat
 from launch.display import CellDisplay
 from launch.errors import ModelUnavailable
+from launch.http_options import check_port, http_config
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
 from launch.stats import print_status
@@ -65,6 +66,24 @@ def up(  # noqa: PLR0913 - the flags of the server
     mock: Annotated[
         bool, Parameter(help="Same processes and transfers with an engine whose answers can be computed by hand.")
     ] = False,
+    host: Annotated[str, Parameter(help="Address of the OpenAI API; beyond this machine only with an API key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, Parameter(help="Port of the OpenAI API; 0 takes a free one.")] = 8000,
+    http: Annotated[bool, Parameter(help="Serve the OpenAI API.")] = True,
+    api_key: Annotated[
+        tuple[str, ...],
+        Parameter(env_var="KVRELAY_API_KEY", help="Ask clients for this key; the environment hides it from `ps`."),
+    ] = (),
+    allowed_host: Annotated[
+        tuple[str, ...], Parameter(help="Names that the Host header may have; this machine's own if there is no key.")
+    ] = (),
+    limit: Annotated[
+        tuple[str, ...], Parameter(help="A bound of the OpenAI API as NAME=VALUE, such as max_n=4; see docs.")
+    ] = (),
+    metrics_compat: Annotated[
+        Literal["none", "vllm"], Parameter(help="Show metrics under the names of vLLM as well.")
+    ] = "none",
     name: Name = "default",
     drain_timeout: Annotated[
         float, Parameter(help="Seconds that requests in flight get after the first Ctrl-C.")
@@ -74,6 +93,17 @@ def up(  # noqa: PLR0913 - the flags of the server
     """Start a cell: one coordinator and its workers. Ctrl-C drains it, a second one stops it at once."""
     display = CellDisplay(Console(stderr=True), verbose=verbose)
     try:
+        api = None
+        if http:
+            api = http_config(
+                host,
+                port,
+                api_keys=api_key,
+                allowed_hosts=allowed_host,
+                limits=limit,
+                metrics_compat=metrics_compat,
+            )
+            check_port(host, port)
         with display:
             directory = None if mock else models.resolve(model, _cache_dir(), display.pull_progress)
         options = CellOptions(
@@ -91,6 +121,7 @@ def up(  # noqa: PLR0913 - the flags of the server
             max_model_len=max_model_len,
             chunk_tokens=chunk_tokens,
             max_batch=max_batch,
+            http=api,
         )
         asyncio.run(serve(options, base_dir(os.environ), name, display, drain_timeout))
     except (CellFailed, CellInUse, ModelUnavailable, ValueError) as error:

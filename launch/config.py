@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, HttpConfig
 from decode_worker.config import DecodeConfig
 from engine.config import AnyEngineConfig, EngineConfig, FakeEngineConfig
 from launch.placement import Placement
@@ -43,6 +43,7 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     request_timeout_s: float = 600.0
     worker_timeout_s: float = 4.0
     client_stall_s: float = 30.0
+    http: HttpConfig | None = None
     log_level: str = "INFO"
 
 
@@ -61,6 +62,7 @@ def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> Coo
         tokenizer_dir=options.model_dir,
         prefill_workers=options.prefill,
         decode_workers=options.decode,
+        http=options.http,
         request_timeout_s=options.request_timeout_s,
         worker_timeout_s=options.worker_timeout_s,
         client_stall_s=options.client_stall_s,

@@ -84,7 +84,8 @@ class CellDisplay:
         self._console.print(
             f"[bold green]ready[/] in {time.monotonic() - self._started:.1f} s: {message.model}, "
             f"{counts['prefill']}P{counts['decode']}D, KV pools {pools['prefill']} + {pools['decode']} tokens, "
-            f"context {message.max_model_len}, KV over UCX/{transports} at {span} GB/s, clients at {cell.endpoint}",
+            f"context {message.max_model_len}, KV over UCX/{transports} at {span} GB/s"
+            f"{f', OpenAI API at {cell.api}/v1' if cell.api else ''}, clients at {cell.endpoint}",
             highlight=False,
             soft_wrap=True,
         )
@@ -102,10 +103,19 @@ class CellDisplay:
         shared = " (more workers than cores: they share)" if cell.placement.shared else ""
         self._console.print(f"placement: {cores}{shared}", highlight=False, soft_wrap=True)
 
-    def suggest(self, name: str) -> None:
-        """A command to try, for another terminal."""
+    def suggest(self, cell: RunningCell, name: str, *, needs_key: bool) -> None:
+        """Commands to try, for another terminal."""
         where = "" if name == "default" else f" --name {shlex.quote(name)}"
         self._console.print(f'try: kvrelay generate{where} --stats "What is the capital of France?"', highlight=False)
+        if cell.api is not None:
+            key = ' -H "Authorization: Bearer $KVRELAY_API_KEY"' if needs_key else ""
+            body = '{"messages": [{"role": "user", "content": "What is the capital of France?"}]}'
+            self._console.print(
+                f"or:  curl {cell.api}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
 
     def _log_line(self, process: str, line: str) -> None:
         """Warnings, errors and whatever is not a log line (a traceback, say) always; the rest when asked for."""

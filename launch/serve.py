@@ -53,7 +53,7 @@ async def _serve(options: CellOptions, base: Path, name: str, display: CellDispl
     with display:
         async with running_cell(options, base, name, display.observer()) as cell:
             display.ready(cell)
-            display.suggest(name)
+            display.suggest(cell, name, needs_key=options.http is not None and bool(options.http.api_key_digests))
             wishes.serving.set()
             await cell.supervisor.serve_until(wishes.drain)
             async with asyncio.timeout(wishes.drain_timeout_s):

@@ -81,6 +81,15 @@ def run(main: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> Non
         _leave()
 
 
+def fail_loudly(error: BaseException) -> None:
+    """End the process for a broken invariant that was found where a library catches what is raised."""
+    asyncio.get_running_loop().call_soon(_reraise, error)
+
+
+def _reraise(error: BaseException) -> NoReturn:
+    raise error
+
+
 def _leave() -> NoReturn:
     """Other threads (engine, UCX) may be stuck in foreign code: end without waiting for them."""
     logging.shutdown()

@@ -209,6 +209,7 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
             (
                 launcher.WorkerProgress(worker_id="decode-0", stage="weights", fraction=0.5),
                 launcher.ClusterReady(
+                    http_port=8000,
                     model="m",
                     max_model_len=2048,
                     workers=(

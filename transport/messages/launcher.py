@@ -66,6 +66,7 @@ class ClusterReady(Message, frozen=True):
     max_model_len: Count
     workers: tuple[WorkerSummary, ...]
     links: tuple[LinkSummary, ...]
+    http_port: Annotated[int, Meta(ge=1, le=65535)] | None = None  # None: no HTTP front
 
 
 class WorkerRejected(Message, frozen=True):

@@ -1,0 +1,56 @@
+"""How does the body of a request get in, whoever sends it?
+
+Bounded in size and in patience; only plain JSON. Reads from ASGI's `receive`, on the loop thread.
+"""
+
+import asyncio
+
+from starlette.requests import ClientDisconnect, Request
+
+from coordinator.config import HttpLimits
+from coordinator.http.counters import HttpCounters
+from coordinator.http.errors import ApiError
+
+
+async def read_json_body(request: Request, limits: HttpLimits, counters: HttpCounters) -> bytes:
+    """
+    Raises:
+        ApiError: 413 too large, 408 too slow, 415 not JSON.
+        ClientDisconnect: nobody is there any more.
+    """
+    _check_type(request)
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced[:20]) > limits.max_body_bytes:
+        raise _too_large(limits, counters)
+    body = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(limits.body_timeout_s):
+                message = await request.receive()
+        except TimeoutError as error:
+            counters.limit_hit("body_timeout")
+            late = ApiError(408, "the body stopped arriving", "body_timeout", headers={"connection": "close"})
+            raise late from error
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > limits.max_body_bytes:
+            raise _too_large(limits, counters)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _check_type(request: Request) -> None:
+    """Only JSON by name: a web page can post anything else to a loopback address without asking its browser."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "send the header `Content-Type: application/json`", "unsupported_media_type")
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise ApiError(415, "send the body without Content-Encoding", "unsupported_encoding")
+
+
+def _too_large(limits: HttpLimits, counters: HttpCounters) -> ApiError:
+    counters.limit_hit("body_bytes")
+    message = f"the body is larger than {limits.max_body_bytes} bytes"
+    return ApiError(413, message, "body_too_large", headers={"connection": "close"})

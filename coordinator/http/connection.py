@@ -1,0 +1,121 @@
+"""What may a TCP connection do before it is a request?
+
+uvicorn's connection on httptools, with the bounds that it lacks: the size of a request's head, the time until a head is
+complete, the number of connections. What is refused here gets a body in the form of the OpenAI API, like everything
+else. Loop thread only.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from coordinator.config import HttpLimits
+from coordinator.http.counters import HttpCounters
+from coordinator.http.errors import ApiError
+
+
+def connections(limits: HttpLimits, counters: HttpCounters) -> "Callable[..., asyncio.Protocol]":
+    """What uvicorn calls for each new connection."""
+
+    def make(
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> asyncio.Protocol:
+        return Connection(limits, counters, config, server_state, app_state)
+
+    return make
+
+
+class Connection(HttpToolsProtocol):
+    def __init__(
+        self,
+        limits: HttpLimits,
+        counters: HttpCounters,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+    ) -> None:
+        super().__init__(config, server_state, app_state)
+        self._limits = limits
+        self._counters = counters
+        self._head_bytes = 0  # of a head that is not complete
+        self._in_head = True
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._counters.open_connections += 1
+        if len(self.connections) > self._limits.max_connections:
+            self._refuse(503, "too many connections; try again", "too_many_connections", "connections")
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._counters.open_connections -= 1
+        self._forget_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # refused already; what still arrives is not looked at
+        if self._in_head:
+            self._head_bytes += len(data)  # counts a body that came in the same packet, too: never too little
+            if self._deadline is None and not self._answering:
+                self._await_head()
+        super().data_received(data)
+        if self._in_head and self._head_bytes > self._limits.max_head_bytes:
+            most = self._limits.max_head_bytes
+            self._refuse(431, f"the head of the request is longer than {most} bytes", "head_too_large", "head_bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        # For whoever answers: the client is cut off, what is still in its buffers is dropped.
+        self.scope["state"]["abort"] = self.transport.abort
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        self._forget_deadline()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head = True
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg, "invalid_http", None)
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._deadline = self.loop.call_later(self._limits.head_timeout_s, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._refuse(408, "the head of the request did not arrive in time", "head_timeout", "head_timeout")
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, status: int, message: str, code: str, limit: str | None) -> None:
+        if limit is not None:
+            self._counters.limit_hit(limit)
+        self._counters.answered(None, "other", status)
+        if self.transport.is_closing():
+            return
+        if self._answering:
+            self.transport.close()  # the answer to an earlier request is under way: nothing can be said in its middle
+            return
+        body = ApiError(status, message, code).body()
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head.encode() + body)
+        self.transport.close()

@@ -1,0 +1,106 @@
+"""How do the choices on the command line become the configuration of the HTTP front?
+
+API keys are hashed here and go no further. The address is tried before anything else starts, so that a port that is
+taken is known within the first moment, and by whom.
+"""
+
+import hashlib
+import ipaddress
+import socket
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import psutil
+
+from coordinator.config import HttpConfig, HttpLimits
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def http_config(
+    host: str,
+    port: int,
+    *,
+    api_keys: Sequence[str],
+    allowed_hosts: Sequence[str],
+    limits: Sequence[str],
+    metrics_compat: Literal["none", "vllm"],
+) -> HttpConfig:
+    """
+    Args:
+        allowed_hosts: of the Host header; none given: any with an API key, the names of this machine without one.
+        limits: `NAME=VALUE` each, names as in `HttpLimits`.
+
+    Raises:
+        ValueError: the options contradict each other, with what to change.
+    """
+    if any(not key.strip() for key in api_keys):
+        raise ValueError("an API key is empty")
+    names = tuple(allowed_hosts) or (None if api_keys else (*_LOOPBACK_NAMES, host))
+    return HttpConfig(
+        host=host,
+        port=port,
+        api_key_digests=tuple(hashlib.sha256(key.strip().encode()).hexdigest() for key in api_keys),
+        allowed_hosts=names,
+        metrics_compat="" if metrics_compat == "none" else metrics_compat,
+        limits=_limits(limits),
+    )
+
+
+def check_port(host: str, port: int) -> None:
+    """
+    Raises:
+        ValueError: somebody else listens there, and who.
+    """
+    if port == 0:
+        return
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        holder = port_holder(port)
+        why = (
+            f"port {port} is in use by {holder}" if holder else f"cannot listen on {host} port {port}: {error.strerror}"
+        )
+        raise ValueError(f"{why}; choose another with --port, or any free one with --port 0") from error
+
+
+def port_holder(port: int) -> str | None:
+    """The process that listens on a TCP port, as far as we may see it: `python (pid 123)`."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})" if connection.pid else None
+    except psutil.Error:
+        pass
+    return None
+
+
+def base_url(host: str, port: int) -> str:
+    """Where clients on this machine find the API."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return f"http://{f'[{shown}]' if _is_ipv6(shown) else shown}:{port}"
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+def _limits(settings: Sequence[str]) -> HttpLimits:
+    given: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--limit {setting}: say NAME=VALUE")
+        given[name.strip().replace("-", "_")] = value.strip()
+    try:
+        return msgspec.convert(given, HttpLimits, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(field.name for field in msgspec.structs.fields(HttpLimits))
+        raise ValueError(f"--limit: {error}; the limits are {known}") from error
