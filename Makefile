@@ -16,8 +16,10 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## start a small cell with a real model and watch it answer
 	$(RUN) -m launch.demo
 
+# Tests that compute get the machine to themselves; those that mostly wait for processes share it.
 test: check  ## everything that CI runs: the checks, then all tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m "not slow" --numprocesses=2 --dist=loadfile
 
 check: $(READY)  ## format, lint, types, import contracts and the rules of the tree
 	$(VENV)/bin/ruff format --check .

@@ -35,7 +35,7 @@ from coordinator.http.requests import (
     decode,
     names,
 )
-from coordinator.http.translate import Asked, AskLimits
+from coordinator.http.translate import AskLimits
 from coordinator.service import Prepared, Service
 from coordinator.validation import InvalidRequest
 from runtime import logs
@@ -137,16 +137,16 @@ class Api:
         asked = translate.chat(body, constraints.of_chat(body), self._ask_limits)
         prepared = await self._prepare(asked.requests)
         head = self._head("chatcmpl")
-        return self._generation(asked, prepared, ChatAnswer(head, asked, prepared, self._service.text))
+        return self._generation(prepared, ChatAnswer(head, asked, prepared, self._service.text))
 
     async def completion(self, request: Request) -> ASGIApp:
         body = await self._read(request, CompletionRequest)
         asked = translate.completion(body, constraints.of_completion(body), self._ask_limits)
         prepared = await self._prepare(asked.requests)
         head = self._head("cmpl")
-        return self._generation(asked, prepared, TextAnswer(head, asked, prepared, self._service.text))
+        return self._generation(prepared, TextAnswer(head, asked, prepared, self._service.text))
 
-    def _generation(self, asked: Asked, prepared: Sequence[Prepared], answer: ChatAnswer | TextAnswer) -> Generation:
+    def _generation(self, prepared: Sequence[Prepared], answer: ChatAnswer | TextAnswer) -> Generation:
         return Generation(self._service, prepared, answer, self._open_answers, self._counters)
 
     async def _prepare(self, requests: Sequence[GenerateRequest]) -> list[Prepared]:
