@@ -21,6 +21,7 @@ class HttpLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_choices: _Count = 128  # prompts times n of one request
     max_n: _Count = 8  # answers to one prompt
     keep_alive_s: _Seconds = 15.0  # silence after which a stream gets a comment line
+    requests_per_minute: Annotated[float, Meta(ge=0.0)] = 0.0  # of each API key, or of everybody without one; 0: any
     stall_s: _Seconds = 30.0  # a client that takes nothing of its answer for so long is cut off
 
 

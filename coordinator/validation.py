@@ -16,10 +16,19 @@ from transport.messages.client import FailureCode, GenerateRequest
 class InvalidRequest(Exception):
     """This one request cannot be served as it is."""
 
-    def __init__(self, message: str, param: str | None = None, code: FailureCode = "invalid_request") -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        code: FailureCode = "invalid_request",
+        *,
+        limit: str | None = None,
+    ) -> None:
+        """`limit` names the bound of the server, not of the model, that was hit."""
         super().__init__(message)
         self.message = message
         self.param = param
+        self.limit = limit
         self.code: FailureCode = code
 
 

@@ -234,7 +234,7 @@ class Api:
         return Response(docs_page(document(self.operations)), media_type="text/html")
 
     async def _read(self, request: Request, form: type[R]) -> R:
-        body, unknown = decode(await read_json_body(request, self._limits, self._counters), form)
+        body, unknown = decode(await read_json_body(request, self._limits), form)
         fresh = [key for key in names(unknown) if key not in self._warned]
         if fresh and len(self._warned) < _MOST_WARNED_KEYS:
             self._warned.update(fresh)

@@ -230,10 +230,14 @@ def _asked(body: Request, requests: tuple[GenerateRequest, ...], limits: AskLimi
     if options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true", "invalid_value", "stream_options")
     if n > limits.max_n:
-        raise ApiError(400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n")
+        raise ApiError(
+            400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n", limit="n"
+        )
     if n * len(requests) > limits.max_choices:
         asked = f"{len(requests)} prompts with n={n} ask for {n * len(requests)} answers"
-        raise ApiError(400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt")
+        raise ApiError(
+            400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt", limit="choices"
+        )
     return Asked(
         requests=requests,
         n=n,
