@@ -1,0 +1,34 @@
+"""What does `kvrelay doctor` do?
+
+It examines, prints, and says by its exit code whether kvrelay would work here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from launch.doctor.examine import examine
+from launch.doctor.judge import works
+from launch.doctor.report import as_json, show
+
+
+def doctor(environ: Mapping[str, str], home: Path, *, json: bool) -> int:
+    """The exit code: 0 when kvrelay works here, 1 when something would keep it from working."""
+    waiting = Console(stderr=True)
+    with (
+        waiting.status("looking at this machine, and starting a small cell to measure it")
+        if _draws(waiting)
+        else waiting
+    ):
+        examination = examine(environ, home)
+    console = Console()
+    if json:
+        console.file.write(as_json(examination) + "\n")
+    else:
+        show(console, examination)
+    return 0 if works(examination.findings) else 1
+
+
+def _draws(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal
