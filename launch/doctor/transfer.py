@@ -31,7 +31,7 @@ def _link(link: LinkFacts, facts: Facts) -> Finding:
         return error(
             "kv link",
             f"a cell without a model does not start: {link.error}{tail}",
-            f"{unset}the last lines name the cause, docs/operations.md explains many of them; kvrelay up --mock --verbose "
+            f"{unset}the last lines name the cause, docs/operations.md explains many; kvrelay up --mock --verbose "
             "shows the whole log",
         )
     rate, copy = link.gigabytes_per_s, link.memcpy_gigabytes_per_s
