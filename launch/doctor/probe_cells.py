@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # psutil has no type information
+import psutil
 
 from launch.cell import running_cell
 from launch.config import CellOptions
