@@ -125,7 +125,8 @@ def _paths(paths: tuple[GpuPath, ...]) -> list[Finding]:
     far = [path for path in paths if path.path in ("SYS", "NODE")]
     shown = ", ".join(f"{path.a}-{path.b} {path.path}" for path in paths)
     if len(nvlink) == len(paths):
-        return [ok("gpu links", f"NVLink between all {len(paths)} pairs ({_ways(nvlink)})")]
+        which = "the two" if len(paths) == 1 else f"all {len(paths)} pairs"
+        return [ok("gpu links", f"NVLink between {which} ({_ways(nvlink)})")]
     if far:
         return [
             warning(

@@ -3,6 +3,7 @@
 It examines, prints, and says by its exit code whether kvrelay would work here.
 """
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,14 +15,21 @@ from launch.doctor.report import as_json, show
 
 
 def doctor(environ: Mapping[str, str], home: Path, *, json: bool) -> int:
-    """The exit code: 0 when kvrelay works here, 1 when something would keep it from working."""
+    """The exit code: 0 when kvrelay works here, 1 when something would keep it from working.
+
+    Raises:
+        KeyboardInterrupt: a signal asked for the end; the cell has been ended.
+    """
     waiting = Console(stderr=True)
     with (
         waiting.status("looking at this machine, and starting a small cell to measure it")
         if _draws(waiting)
         else waiting
     ):
-        examination = examine(environ, home)
+        try:
+            examination = examine(environ, home)
+        except asyncio.CancelledError as cancelled:  # by a signal that asks us to end
+            raise KeyboardInterrupt from cancelled
     console = Console()
     if json:
         console.file.write(as_json(examination) + "\n")

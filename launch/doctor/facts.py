@@ -54,6 +54,7 @@ class LinkFacts(Struct, frozen=True, kw_only=True):
     memcpy_gigabytes_per_s: float | None = None
     slow: bool = False  # by the rule of `coordinator.links.is_slow`
     error: str | None = None
+    unusable_directory: str | None = None  # where its sockets could not be put, if that was it
     last_lines: tuple[str, ...] = ()
 
 

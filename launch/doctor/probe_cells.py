@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import time
 from collections import deque
@@ -65,7 +66,14 @@ def port_holder(number: int) -> PortHolder | None:
 
 
 async def link(base: Path, timeout_s: float) -> LinkFacts:
-    """Start a mock cell of its own name, take what its self-test measured, and end it."""
+    """Start a mock cell of its own name, take what its self-test measured, and end it.
+
+    SIGTERM and SIGHUP cancel it, so that nothing is left of the cell.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is not None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, task.cancel)
     lines: deque[str] = deque(maxlen=_LAST_LINES)
     observer = Observer(
         progress=lambda _: None,
@@ -74,15 +82,20 @@ async def link(base: Path, timeout_s: float) -> LinkFacts:
         draining=lambda _: None,
     )
     options = CellOptions(model_dir=None, model_name="mock", fake_kv_bytes_per_token=_KV_BYTES_PER_TOKEN)
+    name = "doctor"  # always the same, so that the next one clears up what a killed one left
+    if is_running(base, name):
+        name = f"doctor-{os.getpid()}"
     started = time.monotonic()
     try:
-        async with asyncio.timeout(timeout_s), running_cell(options, base, f"doctor-{os.getpid()}", observer) as cell:
+        async with asyncio.timeout(timeout_s), running_cell(options, base, name, observer) as cell:
             ready_after_s = time.monotonic() - started
             found = cell.ready.links[0]
     except TimeoutError:
         return LinkFacts(error=f"it was not ready after {timeout_s:g} s", last_lines=tuple(lines))
-    except (CellFailed, CellInUse, OSError, ValueError) as error:
-        why, *tail = str(error).splitlines() or [type(error).__name__]
+    except (CellInUse, OSError, ValueError) as error:
+        return LinkFacts(error=str(error), unusable_directory=str(base))
+    except CellFailed as error:
+        why, *tail = str(error).splitlines() or ["it does not say why"]
         told = [line.strip() for line in tail if line.strip(" ^~")]  # not the marks below the lines of a traceback
         return LinkFacts(error=why, last_lines=tuple(told[-_LAST_LINES:]))
     return LinkFacts(

@@ -24,6 +24,12 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def _link(link: LinkFacts, facts: Facts) -> Finding:
+    if link.unusable_directory is not None:
+        return error(
+            "kv link",
+            f"no cell can keep its sockets in {link.unusable_directory}: {link.error}",
+            "export XDG_RUNTIME_DIR=a directory of yours with a short path",
+        )
     if link.error is not None or link.gigabytes_per_s is None or link.memcpy_gigabytes_per_s is None:
         chosen = _chosen(facts)
         unset = f"try without {' '.join(chosen)}; " if chosen else ""

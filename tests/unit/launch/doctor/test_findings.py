@@ -238,6 +238,12 @@ def test_a_cell_that_does_not_start_is_an_error_with_its_last_lines() -> None:
     assert found.text.endswith("Traceback\nno such device")
 
 
+def test_a_directory_that_cannot_hold_sockets() -> None:
+    found = only(good_but(link=LinkFacts(error="it is too long", unusable_directory="/run/user/0/x")))
+    assert found.level is Level.ERROR
+    assert "XDG_RUNTIME_DIR" in str(found.advice)
+
+
 def test_variables_of_ucx() -> None:
     assert "authenticates" in only(good_but(environment=variables(UCX_TLS="tcp"))).text
     assert "trusted" in only(good_but(environment=variables(UCX_NET_DEVICES="eth0"))).text
