@@ -20,6 +20,7 @@ from launch.chat import chat_loop
 from launch.client import RequestFailed, ServerUnreachable, StreamingClient
 from launch.config import CellOptions, Dtype, LoadFormat
 from launch.display import CellDisplay
+from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable
 from launch.http_options import check_port, http_config
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
@@ -201,6 +202,16 @@ def chat(
         chat_loop(_endpoint(name), sampling, system=system, stats=stats)
     except ServerUnreachable as error:
         _end(str(error))
+
+
+@app.command
+def doctor(*, json: Annotated[bool, Parameter(help="Print facts and findings for a program.")] = False) -> None:
+    """Say what this machine has, what would be slow or wrong, and what to do about it."""
+    try:
+        code = examine_machine(os.environ, Path.home(), json=json)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    raise SystemExit(code)
 
 
 @model_app.command
