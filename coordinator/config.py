@@ -25,11 +25,14 @@ class HttpLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stall_s: _Seconds = 30.0  # a client that takes nothing of its answer for so long is cut off
 
 
+DEFAULT_HTTP_PORT = 8000
+
+
 class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The HTTP front. API keys are known by their SHA-256 only."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000  # 0: any free one
+    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_HTTP_PORT  # 0: any free one
     api_key_digests: tuple[str, ...] = ()  # hexadecimal; none: no key is asked for
     allowed_hosts: tuple[str, ...] | None = None  # of the Host header; None: any
     metrics_compat: Literal["", "vllm"] = ""

@@ -14,6 +14,7 @@ import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 
+from coordinator.config import DEFAULT_HTTP_PORT
 from launch import models
 from launch.ask import ask, show_stats
 from launch.chat import chat_loop
@@ -70,7 +71,7 @@ def up(  # noqa: PLR0913 - the flags of the server
     host: Annotated[str, Parameter(help="Address of the OpenAI API; beyond this machine only with an API key.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, Parameter(help="Port of the OpenAI API; 0 takes a free one.")] = 8000,
+    port: Annotated[int, Parameter(help="Port of the OpenAI API; 0 takes a free one.")] = DEFAULT_HTTP_PORT,
     http: Annotated[bool, Parameter(help="Serve the OpenAI API.")] = True,
     api_key: Annotated[
         tuple[str, ...],

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
-import psutil
 
 from coordinator.config import HttpConfig, HttpLimits
+from launch.ports import port_holder
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -63,20 +63,11 @@ def check_port(host: str, port: int) -> None:
     except OSError as error:
         holder = port_holder(port)
         why = (
-            f"port {port} is in use by {holder}" if holder else f"cannot listen on {host} port {port}: {error.strerror}"
+            f"port {port} is in use by {holder.name} (pid {holder.pid})"
+            if holder
+            else f"cannot listen on {host} port {port}: {error.strerror}"
         )
         raise ValueError(f"{why}; choose another with --port, or any free one with --port 0") from error
-
-
-def port_holder(port: int) -> str | None:
-    """The process that listens on a TCP port, as far as we may see it: `python (pid 123)`."""
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})" if connection.pid else None
-    except psutil.Error:
-        pass
-    return None
 
 
 def base_url(host: str, port: int) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from coordinator.config import DEFAULT_HTTP_PORT
 from launch import models
 from launch.config import CellOptions
 from launch.doctor import probe_cells, probe_gpu, probe_model, probe_software, probe_system
@@ -22,6 +23,7 @@ from launch.doctor.facts import Facts
 from launch.doctor.finding import Finding, warning
 from launch.doctor.judge import in_order, judge
 from launch.doctor.machine import memory_needed
+from launch.ports import port_holder
 from launch.rundir import base_dir
 
 _PROBES_TIMEOUT_S = 17.0  # for all together: nvidia-smi is asked twice, and is slow without its persistence daemon
@@ -78,9 +80,7 @@ def examine(environ: Mapping[str, str], home: Path, root: Path = Path("/")) -> E
     memory = probes.start(lambda: probe_system.memory(root))
     limits = probes.start(lambda: probe_system.limits(root))
     gpu = probes.start(lambda: probe_gpu.gpus(root, probe_gpu.run))
-    port = probes.start(
-        lambda: probe_cells.port(probe_cells.HTTP_PORT, probe_cells.port_is_free, probe_cells.port_holder)
-    )
+    port = probes.start(lambda: probe_cells.port(DEFAULT_HTTP_PORT, probe_cells.port_is_free, port_holder))
     cells = probes.start(lambda: probe_cells.cells(base))
     software = probes.start(
         lambda: probe_software.software(system.system, f"{system.system} {system.release} ({system.machine})")

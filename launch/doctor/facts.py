@@ -6,6 +6,8 @@ the schema version there. Bytes are bytes, `None` is "there is none" or "nobody 
 
 from msgspec import Struct
 
+from launch.ports import PortHolder
+
 
 class CpuFacts(Struct, frozen=True, kw_only=True):
     cores: tuple[int, ...]  # that we may run on
@@ -67,11 +69,6 @@ class LimitFacts(Struct, frozen=True, kw_only=True):
     shm_bytes: int | None  # size of /dev/shm; None: there is none
     shm_free_bytes: int | None
     rdma_devices: tuple[str, ...]
-
-
-class PortHolder(Struct, frozen=True, kw_only=True):
-    pid: int
-    name: str
 
 
 class PortFacts(Struct, frozen=True, kw_only=True):

@@ -9,15 +9,13 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 from launch.cell import running_cell
 from launch.config import CellOptions
-from launch.doctor.facts import CellFacts, LinkFacts, PortFacts, PortHolder
+from launch.doctor.facts import CellFacts, LinkFacts, PortFacts
+from launch.ports import PortHolder
 from launch.rundir import CellInUse, is_running
 from launch.supervisor import CellFailed, Observer
 
-HTTP_PORT = 8000  # the default of `kvrelay up`
 _LOOPBACK = "127.0.0.1"
 _OTHER_PORTS = 100
 _KV_BYTES_PER_TOKEN = 4096  # the prefill pool is 32 MB then, and a self-test moves 16 of them: enough for a verdict
@@ -51,18 +49,6 @@ def port_is_free(number: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def port_holder(number: int) -> PortHolder | None:
-    """Who listens there, if we may know."""
-    try:
-        for connection in psutil.net_connections(kind="tcp"):
-            address = connection.laddr
-            if connection.status == psutil.CONN_LISTEN and address and address.port == number and connection.pid:
-                return PortHolder(pid=connection.pid, name=psutil.Process(connection.pid).name())
-    except psutil.Error:
-        return None  # it has ended meanwhile, or belongs to somebody else
-    return None
 
 
 async def link(base: Path, timeout_s: float) -> LinkFacts:

@@ -3,10 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
-from launch.doctor.facts import CellFacts, Facts, GpuFacts, GpuPath, LinkFacts, Package, PortFacts, PortHolder
+from launch.doctor.facts import CellFacts, Facts, GpuFacts, GpuPath, LinkFacts, Package, PortFacts
 from launch.doctor.finding import Finding, Level, asks_for_shared_memory
 from launch.doctor.judge import in_order, judge, works
 from launch.doctor.machine import memory_needed
+from launch.ports import PortHolder
 from tests.support.machines import (
     CPU,
     GOOD,

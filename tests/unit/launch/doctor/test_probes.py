@@ -13,9 +13,10 @@ import pytest
 from launch import models
 from launch.doctor import probe_cells, probe_gpu, probe_software, probe_system
 from launch.doctor.examine import Probes
-from launch.doctor.facts import GpuPath, PortHolder
+from launch.doctor.facts import GpuPath
 from launch.doctor.probe_gpu import CommandFailed
 from launch.doctor.probe_model import model
+from launch.ports import PortHolder, port_holder
 from launch.pull import final_directory
 from launch.rundir import RunDir
 
@@ -241,7 +242,7 @@ def test_a_real_socket_is_seen_with_its_process() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         number = server.getsockname()[1]
         assert not probe_cells.port_is_free(number)
-        holder = probe_cells.port_holder(number)
+        holder = port_holder(number)
         assert holder is not None
         assert holder.pid == os.getpid()
     assert probe_cells.port_is_free(number)
