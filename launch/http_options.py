@@ -62,11 +62,9 @@ def check_port(host: str, port: int) -> None:
             trial.bind(address)
     except OSError as error:
         holder = port_holder(port)
-        why = (
-            f"port {port} is in use by {holder.name} (pid {holder.pid})"
-            if holder
-            else f"cannot listen on {host} port {port}: {error.strerror}"
-        )
+        why = f"cannot listen on {host} port {port}: {error.strerror}"
+        if holder is not None:
+            why = f"port {port} is in use by {holder.name} (pid {holder.pid})"
         raise ValueError(f"{why}; choose another with --port, or any free one with --port 0") from error
 
 
