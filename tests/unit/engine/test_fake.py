@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine.fake import FakeEngine, fake_layout, fake_tokens
 from engine.port import Row, SampleSpec
 from runtime.params import SamplingParams
+from runtime.tokens import SampledToken
 
 PAGE = 4
 LAYOUT = fake_layout(PAGE, kv_bytes_per_token=32)
@@ -26,7 +27,7 @@ def row(tokens: Sequence[int], start: int, pages: Sequence[int], *, sample: bool
 
 
 def answer(fake: FakeEngine, rows: Sequence[Row]) -> list[int | None]:
-    return [token.token_id if token is not None else None for token in fake.forward(rows)]
+    return [result.token_id if isinstance(result, SampledToken) else None for result in fake.forward(rows)]
 
 
 def overwrite(fake: FakeEngine, page: int, offset: int, value: bytes) -> None:
