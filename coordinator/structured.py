@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from llguidance import LLMatcher
+from llguidance import LLMatcher, regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from runtime.params import MAX_GRAMMAR_CHARS
@@ -39,14 +39,17 @@ def json_schema(schema: Mapping[str, object]) -> str:
 
 
 def regex(pattern: str) -> str:
-    """Text that a regular expression matches from its beginning to its end (Rust's syntax: no look-around, no `\\1`).
+    """Text that a regular expression matches from its beginning to its end.
+
+    The syntax is Rust's, without look-around and `\\1`; `\\d` is one of ten ASCII digits, not of Unicode's hundreds.
 
     Raises:
         ValueError: it is empty or too long.
     """
     if not pattern:
         raise ValueError("the regular expression is empty")
-    return _bounded(LLMatcher.grammar_from_regex(_bounded(pattern, "the regular expression")), "the regular expression")
+    lark = regex_to_lark(_bounded(pattern, "the regular expression"), "d")
+    return _bounded(f"start: /{lark}/", "the regular expression")
 
 
 def choice(options: Sequence[str]) -> str:
@@ -57,7 +60,7 @@ def choice(options: Sequence[str]) -> str:
     """
     if not options:
         raise ValueError("there is nothing to choose from: give at least one string")
-    quoted = " | ".join(json.dumps(option, ensure_ascii=False) for option in dict.fromkeys(options))
+    quoted = " | ".join(_lark_string(option) for option in dict.fromkeys(options))
     return _bounded(f"start: {quoted}", "the choice")
 
 
@@ -78,6 +81,10 @@ def grammar(text: str) -> str:
         raise ValueError("the grammar is nested too deeply") from None
     except Exception as error:  # its only way to refuse
         raise ValueError(f"the grammar is no GBNF: {error}") from error
+
+
+def _lark_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # json leaves this one as it is
 
 
 def _bounded(text: str, what: str) -> str:
