@@ -1,7 +1,8 @@
 """How does a request get from a front into the machine, and its tokens back?
 
 The only way in: the ZeroMQ front uses it, and any other front will. It tokenises, validates, feeds events to the pure
-machine, executes its actions and counts what happened. Loop thread only; long prompts are tokenised on a helper thread.
+machine, executes its actions and counts what happened. Loop thread only; long prompts are tokenised, and grammars
+tried, on helper threads.
 """
 
 import asyncio
@@ -83,7 +84,7 @@ class Service:
         return self.start(await self.prepare(request), sink)
 
     async def prepare(self, request: GenerateRequest) -> Prepared:
-        """Tokenise and validate; nothing is started.
+        """Tokenise and validate, a grammar last because that takes longest; nothing is started.
 
         Raises:
             InvalidRequest: it cannot be served.
@@ -105,6 +106,11 @@ class Service:
             prompt = prompt[-request.truncate_prompt_tokens :]
         kv_tokens = admission.largest_decode_tokens(self.machine.cell) or model.max_model_len
         sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63))
+        if sampling.grammar is not None:
+            try:
+                await asyncio.to_thread(self.text.check_grammar, sampling.grammar)
+            except ValueError as error:
+                raise InvalidRequest(str(error), "grammar") from error
         return Prepared(request, tuple(prompt), sampling)
 
     def start(self, prepared: Prepared, sink: Sink) -> int:

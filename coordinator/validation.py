@@ -95,6 +95,8 @@ def resolve(
     if sampling.min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens ({sampling.min_tokens}) exceeds max_tokens ({max_tokens})", "min_tokens")
     _check_ids(sampling, model.vocab_size)
+    if sampling.grammar is not None:
+        _check_end_of_grammar(sampling, model)
     seed = sampling.seed if sampling.seed is not None else fresh_seed
     return msgspec.structs.replace(sampling, max_tokens=max_tokens, seed=seed)
 
@@ -104,3 +106,14 @@ def _check_ids(sampling: SamplingParams, vocab_size: int) -> None:
         unknown = next((token for token in ids if token >= vocab_size), None)
         if unknown is not None:
             raise InvalidRequest(f"{param}: token id {unknown} is outside the vocabulary of {vocab_size} tokens", param)
+
+
+def _check_end_of_grammar(sampling: SamplingParams, model: ModelInfo) -> None:
+    """Behind the end of a grammar only the end of sequence is possible: it must be possible, and end the request."""
+    if not model.eos_token_ids:
+        raise InvalidRequest("this model has no end-of-sequence token, so no grammar can end: leave it out", "grammar")
+    for param in ("min_tokens", "ignore_eos"):
+        if getattr(sampling, param):
+            raise InvalidRequest(
+                f"{param} and a grammar contradict each other: the grammar's end ends the answer", param
+            )

@@ -80,8 +80,10 @@ def of_failure(code: FailureCode, message: str, param: str | None, *, tokens_sen
     return ApiError(_STATUS[code], message, code, param, headers, limit="queue" if code == "overloaded" else None)
 
 
-def of_invalid(error: InvalidRequest) -> ApiError:
-    refused = of_failure(error.code, error.message, error.param)
+def of_invalid(error: InvalidRequest, grammar_param: str | None = None) -> ApiError:
+    """The HTTP form of a refusal, with the names of fields there; `grammar_param` is what asked for a grammar."""
+    names = {"prompt_token_ids": "prompt", "grammar": grammar_param}
+    refused = of_failure(error.code, error.message, names.get(error.param or "", error.param))
     refused.limit = error.limit
     return refused
 

@@ -222,3 +222,12 @@ def test_a_worker_that_is_lost_while_it_is_told_something_fails_its_requests() -
     assert front.failure_code == "worker_lost"
     assert [type(message) for worker_id, message in bench.told if worker_id == "p0"][-1] is CancelRequest
     assert bench.service.in_flight == 0
+
+
+def test_a_grammar_is_checked_before_anything_starts() -> None:
+    bench = Bench()
+    with pytest.raises(InvalidRequest, match="mock engine follows no grammar") as caught:
+        bench.submit(ask(grammar="start: /a/"))
+    assert caught.value.param == "grammar"
+    assert bench.told == []
+    assert bench.service.idle

@@ -1,5 +1,8 @@
 """Is every request that the model could not serve refused, with the parameter that has to change?"""
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -131,3 +134,25 @@ def test_what_is_accepted_is_what_the_workers_will_generate(prompt: int, max_tok
         assert prompt >= 32 or (max_tokens is not None and prompt + max_tokens > 32)
         return
     assert resolved.max_tokens == token_limit(resolved, prompt, MODEL.max_model_len)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"), [({"min_tokens": 1}, "min_tokens"), ({"ignore_eos": True}, "ignore_eos")]
+)
+def test_what_contradicts_the_end_of_a_grammar_is_refused(changes: dict[str, Any], param: str) -> None:
+    assert refused([1], SamplingParams(grammar="start: /a/", **changes)).param == param
+    resolve([1], SamplingParams(**changes), MODEL, 1000, 7)
+
+
+def test_a_grammar_may_come_with_everything_else() -> None:
+    sampling = SamplingParams(
+        grammar="start: /a/", stop_token_ids=(1,), stop=("x",), logit_bias={3: -100.0}, logprobs=1
+    )
+    assert resolve([1], sampling, MODEL, 1000, 7).grammar == "start: /a/"
+
+
+def test_a_model_without_an_end_of_sequence_follows_no_grammar() -> None:
+    endless = msgspec.structs.replace(MODEL, eos_token_ids=())
+    with pytest.raises(InvalidRequest, match="no end-of-sequence token") as caught:
+        resolve([1], SamplingParams(grammar="start: /a/"), endless, 1000, 7)
+    assert caught.value.param == "grammar"
