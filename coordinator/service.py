@@ -78,6 +78,7 @@ class Service:
         self._events: deque[Event] = deque()
         self._handling = False
         self._next_request_id = 0
+        self._trying = asyncio.Lock()  # bad grammars, which take long, hold one helper thread and not all of them
 
     async def submit(self, request: GenerateRequest, sink: Sink) -> int:
         """`prepare`, then `start`."""
@@ -107,10 +108,7 @@ class Service:
         kv_tokens = admission.largest_decode_tokens(self.machine.cell) or model.max_model_len
         sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63))
         if sampling.grammar is not None:
-            try:
-                await asyncio.to_thread(self.text.check_grammar, sampling.grammar)
-            except ValueError as error:
-                raise InvalidRequest(str(error), "grammar") from error
+            await self._check_grammar(sampling.grammar)
         return Prepared(request, tuple(prompt), sampling)
 
     def start(self, prepared: Prepared, sink: Sink) -> int:
@@ -155,6 +153,13 @@ class Service:
             return await asyncio.to_thread(self.text.encode, text, add_special_tokens=special)
         except ValueError as error:
             raise InvalidRequest(str(error), "messages" if chat else "prompt") from error
+
+    async def _check_grammar(self, grammar: str) -> None:
+        try:
+            async with self._trying:
+                await asyncio.to_thread(self.text.check_grammar, grammar)
+        except ValueError as error:
+            raise InvalidRequest(str(error), "grammar") from error
 
     def cancel(self, request_id: int) -> None:
         self.handle(CancelAsked(request_id))
