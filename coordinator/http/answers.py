@@ -110,11 +110,16 @@ class ChatAnswer:
         self._head = head
         self._text = text
         self._readers = [_reader(asked, text) for _ in self.books.choices]
+        extras = asked.logprobs or asked.return_token_ids or asked.continuous_usage or asked.tool_choice != "none"
+        self._frames = None if extras else [self._frame(number) for number in range(len(self.books.choices))]
 
     def chunk(self, number: int, delta: StreamDelta) -> bytes:
         """The events of one delta; none while what may become a call is held back."""
         choice = self.books.note(number, delta)
         first = choice.count == len(delta.tokens)
+        if self._frames is not None and not first and delta.finish is None:
+            before, after = self._frames[number]
+            return before + msgspec.json.encode(delta.text) + after
         piece = self._read(number, delta)
         fresh = self._fresh(choice, piece)
         body = b""
@@ -171,6 +176,13 @@ class ChatAnswer:
         piece = self._read(number, delta)
         choice.texts.append(piece.text)
         self._fresh(choice, piece)
+
+    def _frame(self, number: int) -> tuple[bytes, bytes]:
+        """What surrounds the text on a chunk of text alone: most chunks are, and nothing else on them changes."""
+        mark = secrets.token_hex(16)
+        chunk = _event(self._chunk(number, self.books.choices[number], ChatDelta(content=mark)))
+        before, _, after = chunk.partition(b'"' + mark.encode() + b'"')
+        return before, after
 
     def _read(self, number: int, delta: StreamDelta) -> Piece:
         reader = self._readers[number]
