@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-_Seconds = Annotated[float, Meta(gt=0.0)]
-_Count = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
+_Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 
 
 class HttpLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

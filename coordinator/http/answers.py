@@ -56,6 +56,7 @@ class _Choice:
     texts: list[str] = field(default_factory=list)
     tokens: list[SampledToken] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    untold: list[SampledToken] = field(default_factory=list)  # streamed with the next chunk: their text was held back
     count: int = 0
     shown_chars: int = 0
     finished: Finished | None = None
@@ -125,6 +126,7 @@ class ChatAnswer:
         body = b""
         if first:
             body = _event(self._chunk(number, choice, ChatDelta(role="assistant", content="")))
+        choice.untold.extend(delta.tokens)
         held_back = self.books.asked.tool_choice != "none" and not piece.text and not fresh
         if held_back and delta.finish is None:
             return body
@@ -137,8 +139,8 @@ class ChatAnswer:
             ]
             or UNSET,
         )
-        logprobs = self._logprobs(delta.tokens)
-        return body + _event(self._chunk(number, choice, content, delta, logprobs))
+        tokens, choice.untold = choice.untold, []
+        return body + _event(self._chunk(number, choice, content, tokens, over=delta.finish is not None))
 
     def whole(self) -> bytes:
         choices = []
@@ -210,18 +212,18 @@ class ChatAnswer:
         number: int,
         choice: _Choice,
         content: ChatDelta,
-        delta: StreamDelta | None = None,
-        logprobs: ChatLogprobs | None = None,
+        tokens: Sequence[SampledToken] | None = None,
+        *,
+        over: bool = False,
     ) -> ChatChunk:
-        """`delta` is what the chunk carries; the one with the role carries nothing."""
-        over = delta is not None and delta.finish is not None
+        """`tokens` are what the chunk carries; the one with the role carries nothing."""
         entry = ChatChunkChoice(
             index=number,
             delta=content,
-            logprobs=logprobs,
+            logprobs=None if tokens is None else self._logprobs(tokens),
             finish_reason=self._reason(choice) if over else None,
             stop_reason=_finished(choice).stop_reason if over else UNSET,
-            token_ids=self.books.token_ids(delta.tokens) if delta is not None else UNSET,
+            token_ids=UNSET if tokens is None else self.books.token_ids(tokens),
         )
         head = self._head
         usage = self.books.running_usage(choice)
