@@ -5,7 +5,7 @@ Pure. Turns the OpenAI API's fields into `GenerateRequest`s, one per prompt, and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -93,6 +93,8 @@ def completion(body: CompletionRequest, grammar: str | None, limits: AskLimits) 
     """
     if body.echo and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs (of the prompt) is not supported", "unsupported_parameter", "echo")
+    given = prompts(body.prompt)
+    _check_choices(body, len(given), limits)  # before anything is made of a million prompts
     max_tokens = body.max_tokens if body.max_tokens is not None else _COMPLETION_TOKENS
     sampling = _sampling(body, max_tokens=max_tokens, logprobs=body.logprobs, grammar=grammar)
     special = body.add_special_tokens is not False
@@ -104,7 +106,7 @@ def completion(body: CompletionRequest, grammar: str | None, limits: AskLimits) 
             sampling=sampling,
             **_common(body),
         )
-        for prompt in prompts(body.prompt)
+        for prompt in given
     )
     return _asked(body, requests, limits, logprobs=body.logprobs is not None, echo=bool(body.echo))
 
@@ -117,10 +119,11 @@ def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tup
     """
     if isinstance(prompt, str):
         return [prompt]
-    if all(isinstance(part, int) for part in prompt):
-        return [tuple(part for part in prompt if isinstance(part, int))]
-    if all(isinstance(part, str) for part in prompt) or all(isinstance(part, tuple) for part in prompt):
-        return [part if isinstance(part, str) else tuple(part) for part in prompt if not isinstance(part, int)]
+    kinds = {type(part) for part in prompt}  # one pass: there may be a million of them
+    if kinds == {int}:
+        return [cast(tuple[int, ...], prompt)]
+    if kinds in ({str}, {tuple}):
+        return list(cast(Sequence[str | tuple[int, ...]], prompt))
     raise ApiError(
         400,
         "prompt: a list holds texts, token ids, or lists of token ids, not several of these",
@@ -225,21 +228,25 @@ def _sampling(body: Request, **given: object) -> SamplingParams:
 
 
 def _asked(body: Request, requests: tuple[GenerateRequest, ...], limits: AskLimits, **form: Any) -> Asked:  # noqa: ANN401 - fields of `Asked`
-    n = body.n or 1
+    _check_choices(body, len(requests), limits)
     options = body.stream_options
     if options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true", "invalid_value", "stream_options")
-    if n > limits.max_n:
-        raise ApiError(400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n")
-    if n * len(requests) > limits.max_choices:
-        asked = f"{len(requests)} prompts with n={n} ask for {n * len(requests)} answers"
-        raise ApiError(400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt")
     return Asked(
         requests=requests,
-        n=n,
+        n=body.n or 1,
         stream=bool(body.stream),
         include_usage=options is not None and bool(options.include_usage),
         continuous_usage=options is not None and bool(options.continuous_usage_stats),
         return_token_ids=bool(body.return_token_ids),
         **{"echo": False, **form},
     )
+
+
+def _check_choices(body: Request, prompts: int, limits: AskLimits) -> None:
+    n = body.n or 1
+    if n > limits.max_n:
+        raise ApiError(400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n")
+    if n * prompts > limits.max_choices:
+        asked = f"{prompts} prompts with n={n} ask for {n * prompts} answers"
+        raise ApiError(400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt")
