@@ -72,17 +72,17 @@ def resolve(
     """
     if not prompt:
         raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
-    unknown = next((token for token in prompt if token >= model.vocab_size), None)
-    if unknown is not None:
-        raise InvalidRequest(
-            f"token id {unknown} is outside the vocabulary of {model.vocab_size} tokens", "prompt_token_ids"
-        )
     room = model.max_model_len - len(prompt)
     if room < 1:
         raise InvalidRequest(
             f"the prompt has {len(prompt)} tokens, but the context of this model is {model.max_model_len} and at least "
             "one token has to be generated: shorten the prompt",
             "prompt",
+        )
+    unknown = next((token for token in prompt if token >= model.vocab_size), None)  # only now: it has a bounded length
+    if unknown is not None:
+        raise InvalidRequest(
+            f"token id {unknown} is outside the vocabulary of {model.vocab_size} tokens", "prompt_token_ids"
         )
     if sampling.max_tokens is not None and sampling.max_tokens > room:
         raise InvalidRequest(

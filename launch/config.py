@@ -43,6 +43,7 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     request_timeout_s: float = 600.0
     worker_timeout_s: float = 4.0
     client_stall_s: float = 30.0
+    max_queued_requests: int = 1024
     http: HttpConfig | None = None
     log_level: str = "INFO"
 
@@ -66,6 +67,7 @@ def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> Coo
         request_timeout_s=options.request_timeout_s,
         worker_timeout_s=options.worker_timeout_s,
         client_stall_s=options.client_stall_s,
+        max_queued_requests=options.max_queued_requests,
         log_level=options.log_level,
     )
 

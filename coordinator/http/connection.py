@@ -17,6 +17,8 @@ from coordinator.config import HttpLimits
 from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import ApiError
 
+_HEADER_FRAME_BYTES = 4  # colon, space and the line's end
+
 
 def connections(limits: HttpLimits, counters: HttpCounters) -> "Callable[..., asyncio.Protocol]":
     """What uvicorn calls for each new connection."""
@@ -45,6 +47,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._counters = counters
         self._head_bytes = 0  # of a head that is not complete
+        self._field_bytes = 0  # of that head, as far as it has been parsed
         self._in_head = True
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -70,22 +73,38 @@ class Connection(HttpToolsProtocol):
                 self._await_head()
         super().data_received(data)
         if self._in_head and self._head_bytes > self._limits.max_head_bytes:
-            most = self._limits.max_head_bytes
-            self._refuse(431, f"the head of the request is longer than {most} bytes", "head_too_large", "head_bytes")
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         # For whoever answers: the client is cut off, what is still in its buffers is dropped.
         self.scope["state"]["abort"] = self.transport.abort
+        self._field_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._field_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._field_bytes += len(name) + len(value) + _HEADER_FRAME_BYTES
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
         self._forget_deadline()
-        super().on_headers_complete()
+        if self._field_bytes > self._limits.max_head_bytes:  # it came in one packet and is complete already
+            self._refuse_head()
+        if not self.transport.is_closing():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
+        if not self.transport.is_closing():
+            super().on_message_complete()
         self._in_head = True
 
     def send_400_response(self, msg: str) -> None:
@@ -105,6 +124,10 @@ class Connection(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _refuse_head(self) -> None:
+        most = self._limits.max_head_bytes
+        self._refuse(431, f"the head of the request is longer than {most} bytes", "head_too_large", "head_bytes")
 
     def _refuse(self, status: int, message: str, code: str, limit: str | None) -> None:
         if limit is not None:

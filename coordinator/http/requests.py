@@ -226,6 +226,7 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 """Keys whose meaning is known and not provided here, with the values that ask for nothing; null is always one."""
 
 _LOCATED = re.compile(r"(.*) - at `(?:key` in `)?\$\.?(.*)`", re.DOTALL)
+_Keys = Annotated[dict[str, msgspec.Raw], Meta(max_length=256)]  # whatever a client adds, it is not that many
 R = TypeVar("R", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 
@@ -236,7 +237,7 @@ def decode(body: bytes, form: type[R]) -> tuple[R, tuple[str, ...]]:
         ApiError: 400, naming the parameter.
     """
     try:
-        keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        keys = msgspec.json.decode(body, type=_Keys)
         _refuse_unsupported(keys)
         request = msgspec.json.decode(body, type=form)
     except msgspec.ValidationError as error:

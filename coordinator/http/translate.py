@@ -5,7 +5,7 @@ Pure. Turns the OpenAI API's fields into `GenerateRequest`s, one per prompt, and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -120,10 +120,11 @@ def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tup
     """
     if isinstance(prompt, str):
         return [prompt]
-    if all(isinstance(part, int) for part in prompt):
-        return [tuple(part for part in prompt if isinstance(part, int))]
-    if all(isinstance(part, str) for part in prompt) or all(isinstance(part, tuple) for part in prompt):
-        return [part if isinstance(part, str) else tuple(part) for part in prompt if not isinstance(part, int)]
+    kinds = {type(part) for part in prompt}  # one pass: there may be a million of them
+    if kinds == {int}:
+        return [cast(tuple[int, ...], prompt)]
+    if kinds in ({str}, {tuple}):
+        return list(cast(Sequence[str | tuple[int, ...]], prompt))
     raise ApiError(
         400,
         "prompt: a list holds texts, token ids, or lists of token ids, not several of these",
