@@ -10,9 +10,10 @@ from starlette.types import ASGIApp
 from coordinator.config import HttpConfig
 from coordinator.http.counters import HttpCounters
 from coordinator.http.front import LIMITS
-from coordinator.http.gate import Gate
+from coordinator.http.gate import Access, Gate
 from coordinator.http.generation import OpenAnswers, Patience
 from coordinator.http.metrics import Exposition
+from coordinator.http.rate import RateLimit
 from coordinator.http.routes import Api, Operation
 from coordinator.service import Service
 from runtime.description import ModelInfo
@@ -34,6 +35,7 @@ def front(
     keys: Sequence[str] = (),
     allowed_hosts: Sequence[str] | None = None,
     app: ASGIApp | None = None,
+    requests_per_minute: float = 0.0,
 ) -> Front:
     """
     Args:
@@ -48,10 +50,13 @@ def front(
     counters.routes = frozenset(one.path for one in api.operations)
     gate = Gate(
         app or Router(api.routes(), redirect_slashes=False),
-        public=[one.path for one in api.operations if one.public],
-        key_digests=[hashlib.sha256(key.encode()).hexdigest() for key in keys],
-        allowed_hosts=allowed_hosts,
-        counters=counters,
-        clock=clock,
+        Access(
+            public=frozenset(one.path for one in api.operations if one.public),
+            key_digests=tuple(hashlib.sha256(key.encode()).hexdigest() for key in keys),
+            allowed_hosts=None if allowed_hosts is None else tuple(allowed_hosts),
+        ),
+        RateLimit(requests_per_minute),
+        counters,
+        clock,
     )
     return Front(gate, counters, api.operations)

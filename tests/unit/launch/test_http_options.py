@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from coordinator.config import HttpConfig, HttpLimits
-from launch.http_options import base_url, check_port, http_config, port_holder
+from launch.http_options import base_url, check_port, http_config
+from launch.ports import port_holder
 
 
 def config(host: str = "127.0.0.1", **given: Any) -> HttpConfig:

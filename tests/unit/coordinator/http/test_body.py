@@ -7,26 +7,23 @@ from starlette.requests import ClientDisconnect, Request
 
 from coordinator.config import HttpLimits
 from coordinator.http.body import read_json_body
-from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import ApiError
-from coordinator.http.front import LIMITS
 from tests.support.asgi import Client
 
 JSON = (b"content-type", b"application/json")
 
 
-def read(client: Client, counters: HttpCounters | None = None, *, timeout_s: float = 5.0) -> bytes:
+def read(client: Client, *, timeout_s: float = 5.0) -> bytes:
     limits = HttpLimits(max_body_bytes=10, body_timeout_s=timeout_s)
     request = Request(client.scope, client.receive)
-    return asyncio.run(read_json_body(request, limits, counters or HttpCounters(limits=LIMITS)))
+    return asyncio.run(read_json_body(request, limits))
 
 
 def refused(client: Client, status: int, limit: str | None = None, *, timeout_s: float = 5.0) -> ApiError:
-    counters = HttpCounters(limits=LIMITS)
     with pytest.raises(ApiError) as error:
-        read(client, counters, timeout_s=timeout_s)
+        read(client, timeout_s=timeout_s)
     assert error.value.status == status
-    assert counters.limit_hits == {**dict.fromkeys(LIMITS, 0), **({} if limit is None else {limit: 1})}
+    assert error.value.limit == limit
     return error.value
 
 

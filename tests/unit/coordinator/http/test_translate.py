@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from coordinator.http import translate
+from coordinator.http.constraints import Constraint
 from coordinator.http.errors import ApiError
 from coordinator.http.requests import ChatRequest, CompletionRequest
 from coordinator.http.translate import Asked, AskLimits
@@ -21,12 +22,12 @@ CLOCK = {"type": "function", "function": {"name": "clock"}}
 
 def chat(grammar: str | None = None, **fields: Any) -> Asked:
     body = msgspec.json.decode(json.dumps({"messages": USER, **fields}), type=ChatRequest)
-    return translate.chat(body, grammar, LIMITS)
+    return translate.chat(body, None if grammar is None else Constraint(grammar, "tools"), LIMITS)
 
 
 def completion(grammar: str | None = None, **fields: Any) -> Asked:
     body = msgspec.json.decode(json.dumps({"prompt": "hi", **fields}), type=CompletionRequest)
-    return translate.completion(body, grammar, LIMITS)
+    return translate.completion(body, None if grammar is None else Constraint(grammar, "x"), LIMITS)
 
 
 def one(asked: Asked) -> GenerateRequest:
