@@ -63,8 +63,8 @@ class Service:
         self.text = text
         self.model: ModelInfo | None = None  # known with the first worker
         limits = admission.AdmissionLimits(
-            max_queued_requests=config.max_queued_requests,
-            max_queued_tokens=config.max_queued_tokens,
+            max_queued_requests=config.requests.max_queued_requests,
+            max_queued_tokens=config.requests.max_queued_tokens,
             worker_absence_s=config.worker_absence_s,
             prefill_backlog_tokens=config.prefill_backlog_tokens,
         )
@@ -106,7 +106,7 @@ class Service:
         if request.truncate_prompt_tokens is not None:
             prompt = prompt[-request.truncate_prompt_tokens :]
         kv_tokens = admission.largest_decode_tokens(self.machine.cell) or model.max_model_len
-        sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63))
+        sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63), self.config.requests)
         if sampling.grammar is not None:
             await self._check_grammar(sampling.grammar)
         return Prepared(request, tuple(prompt), sampling)
@@ -126,7 +126,8 @@ class Service:
         )
         asked = prepared.sampling.max_tokens or 0  # `resolve` has set it
         self.tally.started(request_id, len(prompt), asked, self._clock.now())
-        timeout_s = min(request.timeout_s or self.config.request_timeout_s, self.config.request_timeout_s)
+        longest_s = self.config.requests.request_timeout_s
+        timeout_s = min(request.timeout_s or longest_s, longest_s)
         self.handle(Submitted(request_id, prompt, prepared.sampling, timeout_s))
         return request_id
 

@@ -21,6 +21,7 @@ from bench.cell import cell, model_options
 from bench.compat import aiperf, environments, guidellm, langchain, report, server
 from bench.compat.tool import Counted, Load, Run, Tool
 from bench.machine import ROOT, environment
+from coordinator.config import HttpLimits
 from launch.config import CellOptions
 from launch.errors import ModelUnavailable
 from launch.http_options import http_config
@@ -65,7 +66,7 @@ def compat(
 
 def cell_options() -> CellOptions:
     """What `kvrelay up --port 0` chooses."""
-    http = http_config("127.0.0.1", 0, api_keys=(), allowed_hosts=(), limits=(), metrics_compat="none")
+    http = http_config("127.0.0.1", 0, api_keys=(), allowed_hosts=(), limits=HttpLimits(), metrics_compat="none")
     return msgspec.structs.replace(model_options(), http=http)
 
 

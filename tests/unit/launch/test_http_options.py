@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from coordinator.config import HttpConfig, HttpLimits
-from launch.http_options import base_url, check_port, http_config
+from coordinator.config import HttpConfig, HttpLimits, RequestLimits
+from launch.http_options import base_url, check_port, http_config, split_limits
 from launch.ports import port_holder
 
 
 def config(host: str = "127.0.0.1", **given: Any) -> HttpConfig:
-    options: dict[str, Any] = {"api_keys": (), "allowed_hosts": (), "limits": (), "metrics_compat": "none", **given}
-    return http_config(host, 8000, **options)
+    options: dict[str, Any] = {"api_keys": (), "allowed_hosts": (), "limits": HttpLimits(), "metrics_compat": "none"}
+    return http_config(host, 8000, **options | given)
 
 
 @pytest.fixture
@@ -63,9 +63,11 @@ def test_compatibility_of_metrics() -> None:
 
 
 def test_limits_are_read_by_their_names() -> None:
-    limits = config(limits=["max_n=3", "stall-s=1.5", " max-body-bytes = 100 "]).limits
-    assert limits == HttpLimits(max_n=3, stall_s=1.5, max_body_bytes=100)
-    assert config().limits == HttpLimits()
+    http, requests = split_limits(["max_n=3", "stall-s=1.5", " max-body-bytes = 100 ", "max_output_tokens=7"])
+    assert http == HttpLimits(max_n=3, stall_s=1.5, max_body_bytes=100)
+    assert requests == RequestLimits(max_output_tokens=7)
+    assert split_limits([]) == (HttpLimits(), RequestLimits())
+    assert config(limits=http).limits == http
 
 
 @pytest.mark.parametrize(
@@ -77,14 +79,14 @@ def test_limits_are_read_by_their_names() -> None:
 )
 def test_a_wrong_limit_is_refused_with_the_names_of_all(limit: str) -> None:
     with pytest.raises(ValueError, match="--limit") as error:
-        config(limits=[limit])
-    for field in msgspec.structs.fields(HttpLimits):
+        split_limits([limit])
+    for field in (*msgspec.structs.fields(HttpLimits), *msgspec.structs.fields(RequestLimits)):
         assert field.name in str(error.value)
 
 
 def test_a_limit_without_a_value_is_refused() -> None:
     with pytest.raises(ValueError, match="NAME=VALUE"):
-        config(limits=["max_n"])
+        split_limits(["max_n"])
 
 
 def test_a_port_that_is_taken_names_who_has_it(listener: socket.socket) -> None:

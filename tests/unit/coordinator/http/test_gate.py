@@ -266,3 +266,17 @@ def test_what_is_not_http_is_not_answered() -> None:
     client.scope["type"] = "websocket"
     asyncio.run(client.ask(front().gate))
     assert client.answer.messages == []
+
+
+# --- rate ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_too_often_is_told_when_to_come_back() -> None:
+    to = front(KEYS, requests_per_minute=2)
+    one, other = bearer(KEYS[0]), bearer(KEYS[1])
+    assert [ask(to, "GET", "/v1/models", one).status for _ in range(3)] == [200, 200, 429]
+    refused = ask(to, "GET", "/v1/models", one)
+    assert (refused.headers["retry-after"], refused.error()["code"]) == ("30", "rate_limited")
+    assert to.counters.limit_hits["rate"] == 2
+    assert ask(to, "GET", "/v1/models", other).status == 200, "each key has its own"
+    assert ask(to, "GET", "/live").status == 200, "probes do not count"
