@@ -159,7 +159,7 @@ def test_a_model_without_an_end_of_sequence_follows_no_grammar() -> None:
     assert caught.value.param == "grammar"
 
 
-# --- bounds of this server ---------------------------------------------------------------------------------------------
+# --- bounds of this server --------------------------------------------------------------------------------------------
 
 
 def test_a_server_may_take_shorter_prompts_than_its_model() -> None:
