@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from coordinator.config import HttpLimits
@@ -44,8 +44,11 @@ class Connection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state)
         self._limits = limits
         self._counters = counters
-        self._head_bytes = 0  # of a head that is not complete
+        self._head_bytes = 0  # that have arrived of a head that is not complete
+        self._parsed_bytes = 0  # of the head that is being read; the bound holds for one that comes in one packet, too
         self._in_head = True
+        self._refused = False
+        self._unanswered: list[RequestResponseCycle] = []  # more than one if requests are pipelined
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
@@ -59,6 +62,10 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._counters.open_connections -= 1
         self._forget_deadline()
+        for cycle in self._unanswered:  # uvicorn tells only the last one
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -70,21 +77,40 @@ class Connection(HttpToolsProtocol):
                 self._await_head()
         super().data_received(data)
         if self._in_head and self._head_bytes > self._limits.max_head_bytes:
-            most = self._limits.max_head_bytes
-            self._refuse(431, f"the head of the request is longer than {most} bytes", "head_too_large", "head_bytes")
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._parsed_bytes = 0
         # For whoever answers: the client is cut off, what is still in its buffers is dropped.
         self.scope["state"]["abort"] = self.transport.abort
+
+    def on_url(self, url: bytes) -> None:
+        self._parsed_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._parsed_bytes += len(name) + len(value) + len(b": \r\n")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
         self._forget_deadline()
+        if self._parsed_bytes > self._limits.max_head_bytes:
+            self._refuse_head()
+        if self._refused:
+            return  # the parser goes on to the end of its packet: nothing of that is served
         super().on_headers_complete()
+        self._unanswered = [cycle for cycle in (*self._unanswered, self.cycle) if not cycle.response_complete]
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._refused:
+            return
         super().on_message_complete()
         self._in_head = True
 
@@ -106,7 +132,14 @@ class Connection(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def _refuse_head(self) -> None:
+        most = self._limits.max_head_bytes
+        self._refuse(431, f"the head of the request is longer than {most} bytes", "head_too_large", "head_bytes")
+
     def _refuse(self, status: int, message: str, code: str, limit: str | None) -> None:
+        if self._refused:
+            return
+        self._refused = True
         if limit is not None:
             self._counters.limit_hit(limit)
         self._counters.answered(None, "other", status)
