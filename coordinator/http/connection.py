@@ -6,9 +6,11 @@ else. Loop thread only.
 """
 
 import asyncio
+from array import array
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -32,6 +34,22 @@ def connections(limits: HttpLimits, counters: HttpCounters) -> "Callable[..., as
     return make
 
 
+_UPGRADE_HEADERS = frozenset((b"upgrade", b"connection", b"http2-settings"))
+
+
+class _Parser(httptools.HttpRequestParser):
+    """Knows what follows a head that asks for another protocol."""
+
+    rest = b""
+
+    def feed_data(self, data: "bytes | bytearray | memoryview[int] | array[int]") -> None:
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.rest = bytes(data)[upgrade.args[0] :]
+            raise
+
+
 class Connection(HttpToolsProtocol):
     def __init__(
         self,
@@ -42,12 +60,14 @@ class Connection(HttpToolsProtocol):
         app_state: dict[str, Any],
     ) -> None:
         super().__init__(config, server_state, app_state)
+        self.parser = self._parser = self._new_parser()
         self._limits = limits
         self._counters = counters
         self._head_bytes = 0  # that have arrived of a head that is not complete
         self._parsed_bytes = 0  # of the head that is being read; the bound holds for one that comes in one packet, too
         self._in_head = True
         self._refused = False
+        self._again = b""  # to be read once more, by a new parser
         self._unanswered: list[RequestResponseCycle] = []  # more than one if requests are pipelined
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -75,7 +95,10 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)  # counts a body that came in the same packet, too: never too little
             if self._deadline is None and not self._answering:
                 self._await_head()
-        super().data_received(data)
+        while data:
+            self._again = b""
+            super().data_received(data)
+            data = self._again
         if self._in_head and self._head_bytes > self._limits.max_head_bytes:
             self._refuse_head()
 
@@ -99,7 +122,7 @@ class Connection(HttpToolsProtocol):
         self._forget_deadline()
         if self._parsed_bytes > self._limits.max_head_bytes:
             self._refuse_head()
-        if self._refused:
+        if self._refused or self.parser.should_upgrade():
             return  # the parser goes on to the end of its packet: nothing of that is served
         super().on_headers_complete()
         self._unanswered = [cycle for cycle in (*self._unanswered, self.cycle) if not cycle.response_complete]
@@ -109,10 +132,30 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self._refused:
+        if self._refused or self.parser.should_upgrade():
             return
         super().on_message_complete()
         self._in_head = True
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The request as if it had not asked for another protocol, which a server may ignore (RFC 9110, 7.8).
+
+        httptools takes no body after such a head, and Java's HttpClient asks for HTTP/2 in its first request.
+        """
+        if self._refused:
+            return
+        if self._answering or self.parser.get_method() == b"CONNECT":
+            self.send_400_response("this server speaks HTTP/1.1 only")
+            return
+        headers = [b"%s: %s\r\n" % header for header in self.headers if header[0] not in _UPGRADE_HEADERS]
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self._again = line + b"".join(headers) + b"\r\n" + self._parser.rest
+        self.parser = self._parser = self._new_parser()
+
+    def _new_parser(self) -> _Parser:
+        parser = _Parser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn: what follows `connection: close`
+        return parser
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg, "invalid_http", None)

@@ -291,3 +291,45 @@ async def test_whoever_answers_can_cut_the_client_off() -> None:
     assert wire.aborted
     assert server.left == ["/a"]
     await server.end(wire)
+
+
+@pytest.mark.parametrize("piece", [7, 10_000])
+def test_a_request_that_would_like_another_protocol_is_served_in_this_one(piece: int) -> None:
+    """As Java's HttpClient sends its first one."""
+
+    async def play() -> None:
+        server = Server()
+        wire, connection = server.connect()
+        upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEA\r\n"
+        sent = b"POST /a HTTP/1.1\r\ncontent-length: 5\r\n" + upgrade + b"\r\nhello" + GET % b"b"
+        for start in range(0, len(sent), piece):
+            connection.data_received(sent[start : start + piece])
+        await settle()
+        await asyncio.sleep(HEAD_TIMEOUT_S * 2)
+        assert wire.answers == [(200, b"/a"), (200, b"/b")]
+        assert server.bodies == [b"hello", b""]
+        assert not wire.closed
+        await server.end(wire)
+
+    asyncio.run(play())
+
+
+@scene
+async def test_another_protocol_for_whatever_follows_is_refused() -> None:
+    server = Server()
+    wire, connection = server.connect()
+    connection.data_received(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\nbytes")
+    await settle()
+    assert server.asked == []
+    refusal(server, wire, 400, "invalid_http", None)
+    await server.end(wire)
+
+
+@scene
+async def test_a_packet_full_of_upgrades_is_no_burden() -> None:
+    server = Server()
+    wire, connection = server.connect()
+    connection.data_received(b"GET /a HTTP/1.1\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n" * 4000)
+    assert wire.closed
+    await settle()
+    await server.end(wire)
