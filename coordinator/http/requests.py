@@ -184,6 +184,8 @@ class DetokenizeRequest(Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(max_length=512)] | None = None
 
 
+_Keys = Annotated[dict[str, msgspec.Raw], Meta(max_length=256)]  # whatever a client adds, it is not that many
+
 IGNORED = frozenset(
     (
         *("user", "metadata", "store", "service_tier", "safety_identifier"),
@@ -225,7 +227,7 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 }
 """Keys whose meaning is known and not provided here, with the values that ask for nothing; null is always one."""
 
-_Keys = Annotated[dict[str, msgspec.Raw], Meta(max_length=256)]  # whatever a client adds, it is not that many
+_LOCATED = re.compile(r"(.*) - at `(?:key` in `)?\$\.?(.*)`", re.DOTALL)
 R = TypeVar("R", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 
@@ -265,9 +267,9 @@ def _same(value: object, other: object) -> bool:
 
 
 def _invalid(error: msgspec.ValidationError) -> ApiError:
-    """msgspec says where: `Expected `int`, got `str` - at `$.max_tokens``."""
-    message, _, where = str(error).partition(" - at `")
-    path = where.rstrip("`").removeprefix("$").removeprefix(".")
+    """msgspec says where: `Expected `int`, got `str` - at `$.max_tokens``, or `... - at `key` in `$.logit_bias``."""
+    located = _LOCATED.fullmatch(str(error))
+    message, path = (located[1], located[2]) if located is not None else (str(error), "")
     missing = re.search(r"missing required field `(\w+)`", message)
     if missing is not None:
         path = f"{path}.{missing[1]}".removeprefix(".")

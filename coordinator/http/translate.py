@@ -62,6 +62,7 @@ def chat(body: ChatRequest, grammar: str | None, limits: AskLimits) -> Asked:
     """
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
+    _check_count(body, 1, limits)
     choice, tools = tool_choice(body)
     request = GenerateRequest(
         messages=messages(body.messages),
@@ -78,7 +79,6 @@ def chat(body: ChatRequest, grammar: str | None, limits: AskLimits) -> Asked:
     return _asked(
         body,
         (request,),
-        limits,
         logprobs=bool(body.logprobs),
         tools=tools,
         tool_choice=choice,
@@ -93,11 +93,11 @@ def completion(body: CompletionRequest, grammar: str | None, limits: AskLimits) 
     """
     if body.echo and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs (of the prompt) is not supported", "unsupported_parameter", "echo")
-    given = prompts(body.prompt)
-    _check_choices(body, len(given), limits)  # before anything is made of a million prompts
     max_tokens = body.max_tokens if body.max_tokens is not None else _COMPLETION_TOKENS
     sampling = _sampling(body, max_tokens=max_tokens, logprobs=body.logprobs, grammar=grammar)
     special = body.add_special_tokens is not False
+    texts = prompts(body.prompt)
+    _check_count(body, len(texts), limits)  # a body has room for a million prompts
     requests = tuple(
         GenerateRequest(
             prompt=prompt if isinstance(prompt, str) else None,
@@ -106,9 +106,9 @@ def completion(body: CompletionRequest, grammar: str | None, limits: AskLimits) 
             sampling=sampling,
             **_common(body),
         )
-        for prompt in given
+        for prompt in texts
     )
-    return _asked(body, requests, limits, logprobs=body.logprobs is not None, echo=bool(body.echo))
+    return _asked(body, requests, logprobs=body.logprobs is not None, echo=bool(body.echo))
 
 
 def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tuple[int, ...]]:
@@ -120,7 +120,7 @@ def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tup
     if isinstance(prompt, str):
         return [prompt]
     kinds = {type(part) for part in prompt}  # one pass: there may be a million of them
-    if kinds == {int}:
+    if kinds <= {int}:
         return [cast(tuple[int, ...], prompt)]
     if kinds in ({str}, {tuple}):
         return list(cast(Sequence[str | tuple[int, ...]], prompt))
@@ -227,8 +227,16 @@ def _sampling(body: Request, **given: object) -> SamplingParams:
     return SamplingParams(**{name: value for name, value in named.items() if value is not None})
 
 
-def _asked(body: Request, requests: tuple[GenerateRequest, ...], limits: AskLimits, **form: Any) -> Asked:  # noqa: ANN401 - fields of `Asked`
-    _check_choices(body, len(requests), limits)
+def _check_count(body: Request, prompt_count: int, limits: AskLimits) -> None:
+    n = body.n or 1
+    if n > limits.max_n:
+        raise ApiError(400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n")
+    if n * prompt_count > limits.max_choices:
+        asked = f"{prompt_count} prompts with n={n} ask for {n * prompt_count} answers"
+        raise ApiError(400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt")
+
+
+def _asked(body: Request, requests: tuple[GenerateRequest, ...], **form: Any) -> Asked:  # noqa: ANN401 - fields of `Asked`
     options = body.stream_options
     if options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true", "invalid_value", "stream_options")
@@ -241,12 +249,3 @@ def _asked(body: Request, requests: tuple[GenerateRequest, ...], limits: AskLimi
         return_token_ids=bool(body.return_token_ids),
         **{"echo": False, **form},
     )
-
-
-def _check_choices(body: Request, prompts: int, limits: AskLimits) -> None:
-    n = body.n or 1
-    if n > limits.max_n:
-        raise ApiError(400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n")
-    if n * prompts > limits.max_choices:
-        asked = f"{prompts} prompts with n={n} ask for {n * prompts} answers"
-        raise ApiError(400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt")
