@@ -70,6 +70,8 @@ class Connection(HttpToolsProtocol):
         self._again = b""  # to be read once more, by a new parser
         self._unanswered: list[RequestResponseCycle] = []  # more than one if requests are pipelined
         self._deadline: asyncio.TimerHandle | None = None
+        self._reader_watch: asyncio.TimerHandle | None = None
+        self._answers = 0  # given so far
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -86,6 +88,8 @@ class Connection(HttpToolsProtocol):
             if not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        if self._reader_watch is not None:
+            self._reader_watch.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -157,12 +161,40 @@ class Connection(HttpToolsProtocol):
         parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn: what follows `connection: close`
         return parser
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def on_response_complete(self) -> None:
+        self._answers += 1
+        super().on_response_complete()
+        self._watch_reader()  # uvicorn would wait for ever until the last bytes are gone
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg, "invalid_http", None)
 
     @property
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _watch_reader(self) -> None:
+        if self._reader_watch is None:
+            waiting = self.transport.get_write_buffer_size()
+            self._reader_watch = self.loop.call_later(
+                self._limits.stall_s, self._look_at_reader, waiting, self._answers
+            )
+
+    def _look_at_reader(self, waited: int, answers: int) -> None:
+        """Cut off who has taken nothing since the watch began: a connection is not held by not reading."""
+        self._reader_watch = None
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == 0:
+            return
+        if waiting < waited or answers != self._answers:
+            self._watch_reader()
+            return
+        self._counters.limit_hit("reader_stall")
+        self.transport.abort()
 
     def _await_head(self) -> None:
         self._deadline = self.loop.call_later(self._limits.head_timeout_s, self._head_is_late)
@@ -189,8 +221,11 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._answering:
-            self.transport.close()  # the answer to an earlier request is under way: nothing can be said in its middle
-            return
+            if self.pipeline or self.cycle.response_started:
+                self.transport.close()  # the answer to an earlier request is due: nothing can be said in its middle
+                return
+            self.cycle.disconnected = True  # its body is no body: this is the answer, and there will be no other
+            self.cycle.message_event.set()
         body = ApiError(status, message, code).body()
         head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head.encode() + body)

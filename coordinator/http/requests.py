@@ -184,6 +184,8 @@ class DetokenizeRequest(Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(max_length=512)] | None = None
 
 
+_Keys = Annotated[dict[str, msgspec.Raw], Meta(max_length=256)]  # whatever a client adds, it is not that many
+
 IGNORED = frozenset(
     (
         *("user", "metadata", "store", "service_tier", "safety_identifier"),
@@ -226,7 +228,6 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 """Keys whose meaning is known and not provided here, with the values that ask for nothing; null is always one."""
 
 _LOCATED = re.compile(r"(.*) - at `(?:key` in `)?\$\.?(.*)`", re.DOTALL)
-_Keys = Annotated[dict[str, msgspec.Raw], Meta(max_length=256)]  # whatever a client adds, it is not that many
 R = TypeVar("R", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 

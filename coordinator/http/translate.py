@@ -121,7 +121,7 @@ def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tup
     if isinstance(prompt, str):
         return [prompt]
     kinds = {type(part) for part in prompt}  # one pass: there may be a million of them
-    if kinds == {int}:
+    if kinds <= {int}:
         return [cast(tuple[int, ...], prompt)]
     if kinds in ({str}, {tuple}):
         return list(cast(Sequence[str | tuple[int, ...]], prompt))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import psutil
+
 from coordinator.config import HttpConfig, HttpLimits
 from launch.cell import RunningCell
 from launch.client import StreamingClient
@@ -70,6 +72,10 @@ class HostedCell:
         while (found := self.status().in_flight) != requests:
             assert time.monotonic() < deadline, f"{found} requests are in flight, not {requests}"
             time.sleep(0.02)
+
+    def coordinator_bytes(self) -> int:
+        """Resident memory of the coordinator."""
+        return int(psutil.Process(self.pids()["coordinator"]).memory_info().rss)
 
     def pids(self) -> dict[str, int]:
         return self.running.supervisor.pids()

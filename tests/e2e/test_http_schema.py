@@ -1,0 +1,79 @@
+"""Does the server do what its own OpenAPI document says, for requests that nobody thought of?
+
+schemathesis makes requests from the document, valid and broken ones, always the same.
+"""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import BaseSchema, Case, GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.support.http_cells import HostedCell, assert_api_error, hosted, mock_http
+from tests.support.raw_http import ask, request
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+EXAMPLES = 30
+
+
+@pytest.fixture(scope="module")
+def cell() -> Iterator[HostedCell]:
+    with hosted(mock_http({"body_timeout_s": 2.0})) as running:
+        before = running.pids()
+        yield running
+        running.pages_back()
+        assert running.pids() == before
+        assert not [line for line in running.recorder.lines if "Traceback" in line]
+        assert ask(running.port, request("/v1/completions", {"prompt": "x", "max_tokens": 2})).status == 200
+
+
+@pytest.fixture(scope="module")
+def document(cell: HostedCell) -> BaseSchema:
+    return schemathesis.openapi.from_url(f"{cell.api}/openapi.json")
+
+
+def keeps_the_document(case: Case) -> None:
+    response = case.call(timeout=30)
+    if response.status_code >= 400:
+        assert_api_error(response.status_code, response.content)
+    assert response.status_code < 500, (case, response.text)
+    case.validate_response(
+        response, checks=[status_code_conformance, content_type_conformance, response_schema_conformance]
+    )
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["as told", "broken"])
+def test_every_operation_keeps_the_document(document: BaseSchema, mode: GenerationMode) -> None:
+    operations = [result.ok() for result in document.get_all_operations()]
+    assert len(operations) >= 10
+    for operation in operations:
+        bodied = operation.method.upper() == "POST"
+        if mode is GenerationMode.NEGATIVE and not bodied:
+            continue  # there is nothing to break
+        check = settings(
+            max_examples=EXAMPLES if bodied else 3,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )(given(operation.as_strategy(generation_mode=mode))(keeps_the_document))
+        check()
+
+
+def test_the_document_names_every_route(cell: HostedCell) -> None:
+    told = json.loads(ask(cell.port, request("/openapi.json")).body)
+    assert told["openapi"].startswith("3.")
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/ready", "/live", "/metrics"):
+        assert path in told["paths"]
+    page = ask(cell.port, request("/docs")).body.decode()
+    assert "/v1/chat/completions" in page
+    assert "<script" not in page
