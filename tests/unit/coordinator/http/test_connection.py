@@ -333,3 +333,27 @@ async def test_a_packet_full_of_upgrades_is_no_burden() -> None:
     assert wire.closed
     await settle()
     await server.end(wire)
+
+
+@scene
+async def test_a_client_that_leaves_the_end_of_an_answer_in_its_buffers_is_cut_off() -> None:
+    server = Server(stall_s=0.02)
+    wire, connection = server.connect()
+    wire.unread = 100
+    connection.data_received(GET % b"a")
+    await asyncio.sleep(0.1)
+    assert wire.aborted
+    assert server.counters.limit_hits["reader_stall"] == 1
+
+
+@scene
+async def test_a_client_that_takes_its_answer_byte_by_byte_keeps_its_connection() -> None:
+    server = Server(stall_s=0.02)
+    wire, connection = server.connect()
+    wire.unread = 100
+    connection.data_received(GET % b"a")
+    for _ in range(20):
+        wire.unread -= 5
+        await asyncio.sleep(0.01)
+    assert not wire.aborted
+    assert server.counters.limit_hits["reader_stall"] == 0

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from coordinator.http import constraints
+from coordinator.http.constraints import Constraint
 from coordinator.http.errors import ApiError
 from coordinator.http.requests import ChatRequest, CompletionRequest
 
@@ -14,15 +15,14 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 JSON = {"type": "json_object"}
 
 
-def of_chat(**fields: Any) -> str | None:
+def of_chat(**fields: Any) -> Constraint | None:
     body = {"messages": [{"role": "user", "content": "hi"}], **fields}
     return constraints.of_chat(msgspec.json.decode(json.dumps(body), type=ChatRequest))
 
 
-def of_completion(**fields: Any) -> str | None:
-    return constraints.of_completion(
-        msgspec.json.decode(json.dumps({"prompt": "hi", **fields}), type=CompletionRequest)
-    )
+def of_completion(**fields: Any) -> Constraint | None:
+    body = msgspec.json.decode(json.dumps({"prompt": "hi", **fields}), type=CompletionRequest)
+    return constraints.of_format(body)
 
 
 BOTH = pytest.mark.parametrize("of", [of_chat, of_completion])
@@ -66,3 +66,38 @@ def test_a_required_call_needs_its_tools() -> None:
     with pytest.raises(ApiError) as error:
         of_chat(tool_choice="required", response_format={"type": "text"})
     assert error.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": JSON}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}},
+            "response_format",
+        ),
+        ({"structured_outputs": {"json": {"type": "object"}}}, "structured_outputs"),
+        ({"structured_outputs": {"json": '{"type": "object"}'}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, "structured_outputs"),
+        ({"structured_outputs": {"grammar": "start: /a/"}}, "structured_outputs"),
+        ({"structured_outputs": {"json_object": True}}, "structured_outputs"),
+    ],
+)
+@BOTH
+def test_every_way_to_ask_makes_a_grammar_and_remembers_its_name(of: Any, fields: dict[str, Any], param: str) -> None:
+    constraint = of(**fields)
+    assert constraint is not None
+    assert constraint.param == param
+    assert constraint.grammar
+
+
+def test_a_call_that_is_required_is_made_under_the_grammar_of_its_schema() -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+    required = of_chat(tools=tools, tool_choice="required")
+    named = of_chat(tools=tools, tool_choice={"type": "function", "function": {"name": "g"}})
+    assert required is not None
+    assert named is not None
+    assert (required.param, named.param) == ("tools", "tools")
+    assert '"f"' in required.grammar.replace("\\", "")
+    assert '"f"' not in named.grammar.replace("\\", "")
