@@ -248,6 +248,23 @@ async def test_pipelined_requests_are_answered_in_turn() -> None:
 
 
 @scene
+async def test_a_slow_head_behind_a_request_does_not_cut_off_its_answer() -> None:
+    server = Server()
+    server.go.clear()
+    wire, connection = server.connect()
+    connection.data_received(GET % b"a" + b"GET /b")
+    connection.data_received(b" HTTP")
+    await asyncio.sleep(HEAD_TIMEOUT_S * 2)
+    assert not wire.closed
+    server.go.set()
+    await settle()
+    connection.data_received((GET % b"b")[len(b"GET /b HTTP") :])
+    await settle()
+    assert wire.answers == [(200, b"/a"), (200, b"/b")]
+    await server.end(wire)
+
+
+@scene
 async def test_garbage_behind_a_request_does_not_stand_in_the_middle_of_its_answer() -> None:
     server = Server()
     server.go.clear()

@@ -249,6 +249,21 @@ async def test_silence_is_broken_by_a_comment() -> None:
 
 
 @scene
+async def test_a_token_that_is_held_back_is_no_silence() -> None:
+    stage = Stage(stream=True, tools=[{"type": "function", "function": {"name": "f"}}])
+    await settle()
+    stage.tick(16.0)
+    await settle()
+    for index, letter in enumerate('{"x":'):
+        stage.service.say(0, delta(index, letter))
+        await settle()
+    assert stage.events.count(": keep-alive") == 1, "one per silence, not one per token"
+    stage.service.say(0, delta(5, "1}", STOP))
+    await stage.end()
+    assert contents(stage.events) == ["", '{"x":1}']
+
+
+@scene
 async def test_a_whole_answer_is_not_interrupted_by_comments() -> None:
     stage = Stage()
     await settle()
