@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from bench.child import Channel, serve
 from bench.handoff import Answer, Load, Loaded, Prompt
 from engine.open import open_engine
-from engine.port import EnginePort, Row, SampleSpec
+from engine.port import EnginePort, Row, RowResult, SampleSpec
 from engine.thread import EngineThread
 from runtime.params import SamplingParams
+from runtime.tokens import SampledToken
 
 
 def first_token(engine: EnginePort, prompt: Sequence[int], chunk_tokens: int) -> int:
@@ -23,13 +24,13 @@ def first_token(engine: EnginePort, prompt: Sequence[int], chunk_tokens: int) ->
     """
     pages = range(engine.layout.pages_for(len(prompt)))
     spec = SampleSpec(SamplingParams(temperature=0.0), 0, prompt, ())
-    token = None
+    token: RowResult = None
     for start in range(0, len(prompt), chunk_tokens):
         chunk = prompt[start : start + chunk_tokens]
         is_last = start + len(chunk) == len(prompt)
         (token,) = engine.forward([Row(chunk, start, pages, spec if is_last else None)])
-    if token is None:
-        raise ValueError("nothing follows an empty prompt")
+    if not isinstance(token, SampledToken):
+        raise ValueError("nothing follows an empty prompt")  # noqa: TRY004 - the prompt is at fault, not a type
     return token.token_id
 
 

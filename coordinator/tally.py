@@ -67,7 +67,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
-        self.refusals: dict[FailureCode, int] = dict.fromkeys(get_args(FailureCode), 0)  # never started
+        # Never started. Zeros for what `Service.prepare` can say, so that a rate sees the first one.
+        self.refusals: dict[FailureCode, int] = {"invalid_request": 0, "model_not_found": 0, "loading": 0}
         self.prompt_tokens = 0  # of prompts that have been computed
         self.generated_tokens = 0  # handed to a front
         # Each request, as it goes on, however it will end.
@@ -100,7 +101,7 @@ class Tally:
 
     def refused(self, code: FailureCode) -> None:
         """A request could not even be started."""
-        self.refusals[code] += 1
+        self.refusals[code] = self.refusals.get(code, 0) + 1
 
     def prepared(self, seconds: float) -> None:
         """A request was tokenised and found valid."""

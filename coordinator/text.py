@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 
 from coordinator.chat_template import ChatTemplate
 from coordinator.detokenizer import ByteDetokenizer, Detokenizer, HfDetokenizer, NoDetokenizer
+from engine.grammar import GrammarCompiler, UnusableTokenizer
+from engine.grammar_trial import GrammarTrial
 from transport.messages.client import ChatMessage, ToolCall
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -80,6 +82,20 @@ class Text(Protocol):
         """The text of one token inside a text, special tokens included; U+FFFD for half a character."""
         ...
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token inside a text stands for; half a character keeps its bytes."""
+        ...
+
+    def check_grammar(self, grammar: str) -> None:
+        """Find out whether a grammar can be followed, by building it in a process that may die of it.
+
+        Blocks for milliseconds, the first one and a bad one for seconds: the loop hands it to a thread.
+
+        Raises:
+            ValueError: it cannot; the text says what to change.
+        """
+        ...
+
 
 class HfText:
     """The tokenizer of a local model directory in Hugging Face form.
@@ -105,6 +121,13 @@ class HfText:
         self._anchor = self._tokenizer.encode("a", add_special_tokens=False).ids
         self._template = _chat_template(directory)
         self._name = directory.name
+        # Any token can stand for the end here: what a model takes for it decides nothing about a grammar.
+        end = (max(self._special, default=0),)
+        self._trial = GrammarTrial(path, self.vocab_size, end)
+        try:
+            self._grammars: GrammarCompiler | None = GrammarCompiler(path, self.vocab_size, end)
+        except UnusableTokenizer:
+            self._grammars = None
 
     @property
     def vocab_size(self) -> int:
@@ -145,6 +168,13 @@ class HfText:
         before = self._decode(self._anchor)  # decoders treat the first token of a text specially
         return self._decode([*self._anchor, token_id])[len(before) :]
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.token_text(token_id).encode() if self._grammars is None else self._grammars.token_bytes(token_id)
+
+    def check_grammar(self, grammar: str) -> None:
+        if (error := self._trial.check(grammar)) is not None:
+            raise ValueError(f"the grammar cannot be used: {error}")
+
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False)
 
@@ -181,6 +211,12 @@ class ByteText:
     def token_text(self, token_id: int) -> str:
         return bytes((token_id,)).decode(errors="replace")
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return bytes((token_id,))
+
+    def check_grammar(self, grammar: str) -> None:  # noqa: ARG002 - as the others
+        raise ValueError("the mock engine follows no grammar: serve a model, or leave the grammar out")
+
 
 class NoText:
     """A model directory without a tokenizer, as benchmarks of big shapes use: prompts are token ids, answers too."""
@@ -213,6 +249,12 @@ class NoText:
 
     def token_text(self, token_id: int) -> str:  # noqa: ARG002 - as the others
         return ""
+
+    def token_bytes(self, token_id: int) -> bytes:  # noqa: ARG002 - as the others
+        return b""
+
+    def check_grammar(self, grammar: str) -> None:  # noqa: ARG002 - as the others
+        raise ValueError(f"the model {self._name} has no tokenizer.json, so no grammar can be followed: leave it out")
 
 
 def open_text(directory: Path | None) -> Text:

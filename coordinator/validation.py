@@ -8,18 +8,30 @@ from collections.abc import Sequence
 
 import msgspec
 
+from coordinator.config import RequestLimits
 from runtime.description import ModelInfo
 from runtime.params import SamplingParams
 from transport.messages.client import FailureCode, GenerateRequest
+
+_NO_LIMITS = RequestLimits()
 
 
 class InvalidRequest(Exception):
     """This one request cannot be served as it is."""
 
-    def __init__(self, message: str, param: str | None = None, code: FailureCode = "invalid_request") -> None:
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        code: FailureCode = "invalid_request",
+        *,
+        limit: str | None = None,
+    ) -> None:
+        """`limit` names the bound of the server, not of the model, that was hit."""
         super().__init__(message)
         self.message = message
         self.param = param
+        self.limit = limit
         self.code: FailureCode = code
 
 
@@ -50,7 +62,12 @@ def check_length(chars: int, max_token_chars: int, model: ModelInfo) -> None:
 
 
 def resolve(
-    prompt: Sequence[int], sampling: SamplingParams, model: ModelInfo, kv_tokens: int, fresh_seed: int
+    prompt: Sequence[int],
+    sampling: SamplingParams,
+    model: ModelInfo,
+    kv_tokens: int,
+    fresh_seed: int,
+    limits: RequestLimits = _NO_LIMITS,
 ) -> SamplingParams:
     """The parameters with `max_tokens` and `seed` filled in.
 
@@ -63,6 +80,13 @@ def resolve(
     """
     if not prompt:
         raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
+    if limits.max_prompt_tokens is not None and len(prompt) > limits.max_prompt_tokens:
+        message = f"the prompt has {len(prompt)} tokens; this server takes at most {limits.max_prompt_tokens}"
+        raise InvalidRequest(message, "prompt", limit="prompt_tokens")
+    most = limits.max_output_tokens
+    if most is not None and (sampling.max_tokens or 0) > most:
+        message = f"max_tokens is {sampling.max_tokens}; this server gives at most {most}"
+        raise InvalidRequest(message, "max_tokens", limit="output_tokens")
     room = model.max_model_len - len(prompt)
     if room < 1:
         raise InvalidRequest(
@@ -81,11 +105,13 @@ def resolve(
             f"context of {model.max_model_len}: lower max_tokens or shorten the prompt",
             "max_tokens",
         )
-    open_limit = max(1, min(room, kv_tokens - len(prompt) + 1))
+    open_limit = max(1, min(room, kv_tokens - len(prompt) + 1, room if most is None else most))
     max_tokens = sampling.max_tokens if sampling.max_tokens is not None else open_limit
     if sampling.min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens ({sampling.min_tokens}) exceeds max_tokens ({max_tokens})", "min_tokens")
     _check_ids(sampling, model.vocab_size)
+    if sampling.grammar is not None:
+        _check_end_of_grammar(sampling, model)
     seed = sampling.seed if sampling.seed is not None else fresh_seed
     return msgspec.structs.replace(sampling, max_tokens=max_tokens, seed=seed)
 
@@ -95,3 +121,14 @@ def _check_ids(sampling: SamplingParams, vocab_size: int) -> None:
         unknown = next((token for token in ids if token >= vocab_size), None)
         if unknown is not None:
             raise InvalidRequest(f"{param}: token id {unknown} is outside the vocabulary of {vocab_size} tokens", param)
+
+
+def _check_end_of_grammar(sampling: SamplingParams, model: ModelInfo) -> None:
+    """Behind the end of a grammar only the end of sequence is possible: it must be possible, and end the request."""
+    if not model.eos_token_ids:
+        raise InvalidRequest("this model has no end-of-sequence token, so no grammar can end: leave it out", "grammar")
+    for param in ("min_tokens", "ignore_eos"):
+        if getattr(sampling, param):
+            raise InvalidRequest(
+                f"{param} and a grammar contradict each other: the grammar's end ends the answer", param
+            )

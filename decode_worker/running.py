@@ -7,7 +7,7 @@ is under way writes to their pages. Every step takes the sequences in the order 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engine.port import Row, SampleSpec
+from engine.port import Matcher, Row, RowFailed, SampleSpec
 from engine.stopping import finish_reason
 from runtime.params import FinishReason
 from runtime.stages import DecodeStages
@@ -25,9 +25,11 @@ class RunningSequence:
     intake_s: float
     verify_s: float
     joined_at: float
+    matcher: Matcher | None = None  # of the request's grammar
     first_step_at: float | None = None
     last_token_at: float | None = None
     cancelled: bool = False
+    error: str | None = None  # why there is no next token
 
     @property
     def request_id(self) -> int:
@@ -71,23 +73,28 @@ class Running:
         return step
 
     def apply(
-        self, step: Sequence[RunningSequence], tokens: Sequence[SampledToken], now: float
+        self, step: Sequence[RunningSequence], results: Sequence[SampledToken | RowFailed], now: float
     ) -> tuple[list[TokenStep], list[RunningSequence]]:
         """What to tell the coordinator after a step, and who leaves.
 
-        A sequence cancelled during the step leaves without a word; its token is dropped.
+        A sequence cancelled during the step leaves without a word; its token is dropped. One that got no token leaves
+        with its `error`.
         """
         told: list[TokenStep] = []
         leaving: list[RunningSequence] = []
-        for sequence, token in zip(step, tokens, strict=True):
+        for sequence, result in zip(step, results, strict=True):
             finish: FinishReason | None = None
-            if not sequence.cancelled:
+            if sequence.cancelled:
+                pass
+            elif isinstance(result, RowFailed):
+                sequence.error = result.reason
+            else:
                 index = len(sequence.output)
-                sequence.output.append(token.token_id)
+                sequence.output.append(result.token_id)
                 sequence.last_token_at = now
-                finish = self._finish(sequence, token.token_id, index)
-                told.append(TokenStep(sequence.request_id, index, token, finish))
-            if sequence.cancelled or finish is not None:
+                finish = self._finish(sequence, result.token_id, index)
+                told.append(TokenStep(sequence.request_id, index, result, finish))
+            if sequence.cancelled or sequence.error is not None or finish is not None:
                 leaving.append(self.sequences.pop(sequence.request_id))
         return told, leaving
 
@@ -109,5 +116,5 @@ class Running:
 def row(sequence: RunningSequence) -> Row:
     """Feed the newest token; its position is the number of tokens before it."""
     prompt, output = sequence.request.prompt, sequence.output
-    spec = SampleSpec(sequence.request.sampling, len(output), prompt, output)
+    spec = SampleSpec(sequence.request.sampling, len(output), prompt, output, sequence.matcher)
     return Row((output[-1],), len(prompt) + len(output) - 1, sequence.pages, spec)

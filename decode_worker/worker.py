@@ -15,7 +15,7 @@ from decode_worker.config import DecodeConfig
 from decode_worker.intake import take_in
 from decode_worker.running import Running, RunningSequence, StopLimits, row
 from engine.pages import PageAllocator
-from engine.port import EnginePort
+from engine.port import EnginePort, RowFailed
 from engine.thread import EngineThread
 from runtime import logs
 from runtime.clock import Clock
@@ -134,6 +134,7 @@ class DecodeWorker:
             quarantined = len(pages) if received.quarantine else 0
             self._leave(admit.request_id, stages, None if cancelled else received.error, quarantined)
             return
+        grammar = admit.sampling.grammar
         self._running.join(
             RunningSequence(
                 request=admit,
@@ -142,6 +143,7 @@ class DecodeWorker:
                 intake_s=received.intake_s,
                 verify_s=received.verify_s,
                 joined_at=self._clock.now(),
+                matcher=self._engine.matcher(grammar) if grammar is not None else None,
             )
         )
         self._work.set()
@@ -156,13 +158,16 @@ class DecodeWorker:
                 await self._work.wait()
                 continue
             self._in_step = {sequence.request_id for sequence in step}
-            tokens = await self._thread.run(_forward, self._engine, step)
+            results = await self._thread.run(_forward, self._engine, step)
             self._in_step = set()
-            told, leaving = self._running.apply(step, tokens, self._clock.now())
+            told, leaving = self._running.apply(step, results, self._clock.now())
             if told:
                 self._membership.send(Tokens(steps=tuple(told)))
             for sequence in leaving:
-                self._leave(sequence.request_id, sequence.stages())
+                if sequence.error is not None:
+                    fields = {"request": sequence.request_id, "why": sequence.error}
+                    _log.warning("no next token", extra={"fields": fields})
+                self._leave(sequence.request_id, sequence.stages(), sequence.error)
 
     def _leave(
         self, request_id: int, stages: DecodeStages, error: str | None = None, quarantined_pages: int = 0
@@ -196,7 +201,7 @@ class DecodeWorker:
         )
 
 
-def _forward(engine: EnginePort, step: Sequence[RunningSequence]) -> list[SampledToken]:
+def _forward(engine: EnginePort, step: Sequence[RunningSequence]) -> list[SampledToken | RowFailed]:
     """One decode step on the engine thread."""
-    tokens = engine.forward([row(sequence) for sequence in step])
-    return [token for token in tokens if token is not None]
+    results = engine.forward([row(sequence) for sequence in step])
+    return [result for result in results if result is not None]

@@ -13,14 +13,14 @@ from transformers import PreTrainedModel
 from engine import attention, support
 from engine.batch import BatchBuilder, Window
 from engine.config import EngineConfig
+from engine.grammar import GrammarCompiler, UnusableTokenizer
 from engine.layout import KvLayout
 from engine.loading import Progress, load, model_class, quiet_transformers, read_config
 from engine.pool import KvPool, UnusableMemory
-from engine.port import Row, SampleSpec
+from engine.port import GrammarError, Matcher, NoMatcher, Row, RowFailed, RowResult, SampleSpec, TokenMask
 from engine.sampling import sample
 from runtime.buffers import Region
 from runtime.params import SamplingParams
-from runtime.tokens import SampledToken
 
 _WARM_UP_TOKENS = 64
 
@@ -45,11 +45,27 @@ class TorchEngine:
         self.eos_token_ids = _eos_token_ids(model)
         self._model = model
         self._pool = pool
+        self._grammars: GrammarCompiler | str = "this engine was opened without a tokenizer"  # or why there is none
         self._layers = attention.paged_layers(pool, windows)
         self._batches = BatchBuilder(pool.layout, frozenset(windows), model.device)
 
+    def open_grammars(self, tokenizer_json: Path) -> None:
+        """Serve requests with a grammar, if llguidance can work with this tokenizer."""
+        if not tokenizer_json.is_file():
+            self._grammars = "the model has no tokenizer.json"
+            return
+        try:
+            self._grammars = GrammarCompiler(tokenizer_json, self.vocab_size, self.eos_token_ids)
+        except UnusableTokenizer as error:
+            self._grammars = str(error)
+
+    def matcher(self, grammar: str) -> Matcher:
+        if isinstance(self._grammars, str):
+            return NoMatcher(self._grammars)
+        return self._grammars.matcher(grammar)
+
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Row]) -> list[SampledToken | None]:
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
         """See `EnginePort`. On return the pages of `rows` may be moved: their bytes are in memory.
 
         Raises:
@@ -60,9 +76,11 @@ class TorchEngine:
         batch = self._batches.build(rows)
         self._pool.clear(batch.fresh_pages)
         logits = attention.logits(self._model, self._layers, batch)
-        tokens = iter(sample(logits, batch.specs, self.eos_token_ids))
+        masks, failed = _masks(batch.specs)  # while a device still computes the logits
+        tokens = sample(logits, batch.specs, self.eos_token_ids, masks)
         self._pool.synchronize()
-        return [next(tokens) if row.sample else None for row in rows]
+        results = iter([failed.get(place, token) for place, token in enumerate(tokens)])
+        return [next(results) if row.sample else None for row in rows]
 
     def digest(self, pages: Sequence[int]) -> bytes:
         return self._pool.digest(pages)
@@ -104,9 +122,24 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
         on_progress("allocating pages", None)
         pool = KvPool(layout, _total_pages(cfg, layout), device)
         engine = TorchEngine(model, pool, geometry.windows, _model_name(cfg), max_model_len)
+        on_progress("reading the tokenizer", None)
+        engine.open_grammars(Path(cfg.model) / "tokenizer.json")
         on_progress("warming up", None)
         _warm_up(engine)
     return engine
+
+
+def _masks(specs: Sequence[SampleSpec]) -> tuple[dict[int, TokenMask], dict[int, RowFailed]]:
+    """The masks of the rows with a grammar, and the rows that have come to no good end with theirs."""
+    masks: dict[int, TokenMask] = {}
+    failed: dict[int, RowFailed] = {}
+    for place, spec in enumerate(specs):
+        if spec.matcher is not None:
+            try:
+                masks[place] = spec.matcher.allowed(spec.output)
+            except GrammarError as error:
+                failed[place] = RowFailed(str(error))
+    return masks, failed
 
 
 def _layout(cfg: EngineConfig, model: PreTrainedModel, geometry: support.Geometry) -> KvLayout:

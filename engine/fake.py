@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.layout import KvLayout
-from engine.port import Row
+from engine.port import GrammarError, Matcher, NoMatcher, Row, RowFailed, RowResult
 from runtime.buffers import Region
 from runtime.tokens import SampledToken, TokenLogprobs
 
@@ -60,17 +60,25 @@ class FakeEngine:
         words = layout.page_bytes // _WORD_BYTES // layout.page_tokens
         self._pool: NDArray[np.int64] = np.zeros((total_pages, layout.page_tokens, words), dtype=np.int64)
 
-    def forward(self, rows: Sequence[Row]) -> list[SampledToken | None]:
+    def matcher(self, grammar: str) -> Matcher:  # noqa: ARG002 - it has none
+        return NoMatcher("the mock engine knows no grammars")
+
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
         if self._step_s or self._token_s:
             time.sleep(self._step_s + self._token_s * sum(len(row.token_ids) for row in rows))
         return [self._row(row) for row in rows]
 
-    def _row(self, row: Row) -> SampledToken | None:
+    def _row(self, row: Row) -> RowResult:
         size = self.layout.page_tokens
         for position, token in enumerate(row.token_ids, row.start):
             self._pool[row.pages[position // size], position % size, :] = token
         if row.sample is None:
             return None
+        if row.sample.matcher is not None:
+            try:
+                row.sample.matcher.allowed(row.sample.output)
+            except GrammarError as error:
+                return RowFailed(str(error))
         length = row.start + len(row.token_ids)
         context = self._pool[list(row.pages[: self.layout.pages_for(length)]), :, -1].reshape(-1)[:length]
         token = 97 + (self._weight + int(context.sum())) % 26

@@ -8,11 +8,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.layout import KvLayout
 from runtime.buffers import Region
 from runtime.description import ModelInfo, PoolInfo
 from runtime.params import SamplingParams
 from runtime.tokens import SampledToken
+
+TokenMask = NDArray[np.int32]
+"""One bit per token of the vocabulary, the lowest first; at least one is set, none beyond the vocabulary."""
+
+
+class GrammarError(Exception):
+    """One request's answer cannot go on within its grammar; the text quotes neither of them."""
+
+
+class Matcher(Protocol):
+    """One request's place in its grammar. Engine thread only, after it was made."""
+
+    def allowed(self, output: Sequence[int]) -> TokenMask:
+        """The tokens that may follow `output`, a function of it and of the grammar; only its new tokens are looked at.
+
+        Behind the end of the grammar that is the end of sequence alone.
+
+        Raises:
+            GrammarError: `output` does not fit, nothing may follow it, or to find out would take too long.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoMatcher:
+    """The matcher of an engine that knows no grammars: it fails the request; the coordinator lets none come here."""
+
+    reason: str
+
+    def allowed(self, output: Sequence[int]) -> TokenMask:
+        raise GrammarError(f"at token {len(output) + 1}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +57,14 @@ class SampleSpec:
         index: which output token this will be, from 0; with the seed it decides the draw.
         prompt: the request's prompt token ids, for the penalties.
         output: the token ids generated so far, `index` of them.
+        matcher: of the request's grammar; None where it has none.
     """
 
     params: SamplingParams
     index: int
     prompt: Sequence[int]
     output: Sequence[int]
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +79,17 @@ class Row:
     start: int
     pages: Sequence[int]
     sample: SampleSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowFailed:
+    """No token for this row, and there will be none: its request ends with `reason`; the other rows are as ever."""
+
+    reason: str
+
+
+RowResult = SampledToken | RowFailed | None
+"""None for a row that does not sample."""
 
 
 class EnginePort(Protocol):
@@ -66,7 +113,12 @@ class EnginePort(Protocol):
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
 
-    def forward(self, rows: Sequence[Row]) -> list[SampledToken | None]:
+    def matcher(self, grammar: str) -> Matcher:
+        """For one request. Does no work, so that any thread may call it: a grammar that cannot be built, or an engine
+        that has none, shows at the first `allowed`."""
+        ...
+
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
         """One step over a mixed batch; one result per row, None where `sample` is None.
 
         Numbers of one row do not depend on the other rows beyond floating-point rounding.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from engine.port import SampleSpec
+from engine.port import Matcher, SampleSpec
 from engine.sampling import sample
 from runtime.params import SamplingParams
 
@@ -24,6 +24,7 @@ def generate(
     params: SamplingParams,
     max_tokens: int,
     eos_token_ids: tuple[int, ...] = (),
+    matcher: Matcher | None = None,
 ) -> list[int]:
     """Up to `max_tokens` tokens, chosen by `engine.sampling`; ends after one of `eos_token_ids`, which is included."""
     cache = DynamicCache(config=model.config)
@@ -32,7 +33,8 @@ def generate(
     while len(output) < max_tokens and (not output or output[-1] not in eos_token_ids):
         logits = forward(model, fed, cache)
         spec = SampleSpec(params, len(output), prompt, tuple(output))
-        fed = [sample(logits, [spec], eos_token_ids)[0].token_id]
+        masks = {0: matcher.allowed(output)} if matcher is not None else {}
+        fed = [sample(logits, [spec], eos_token_ids, masks)[0].token_id]
         output += fed
     return output
 

@@ -15,11 +15,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from engine.port import SampleSpec
+from engine.port import SampleSpec, TokenMask
 from engine.randomness import uniform
 from runtime.tokens import SampledToken, TokenLogprobs
 
@@ -34,17 +36,24 @@ class InvalidLogitsError(Exception):
     """No token can be chosen from what the model computed; its engine is not to be trusted any more."""
 
 
-def sample(logits: Tensor, specs: Sequence[SampleSpec], eos_token_ids: tuple[int, ...]) -> list[SampledToken]:
+def sample(
+    logits: Tensor,
+    specs: Sequence[SampleSpec],
+    eos_token_ids: tuple[int, ...],
+    masks: Mapping[int, TokenMask] = MappingProxyType({}),
+) -> list[SampledToken]:
     """Choose one token per row, in the order of steps that `SamplingParams` gives; `logits` stay as they are.
 
-    Reported log-probabilities are those of the raw logits, before bias, penalties and temperature. Token ids outside
-    the vocabulary in `logit_bias`, `stop_token_ids` and `eos_token_ids` are ignored. On a CUDA device the host waits
-    once for the tokens, once more when a row asks for top-p and once more when a row asks for log-probabilities.
+    Reported log-probabilities are those of the raw logits, before masks, bias, penalties and temperature. Token ids
+    outside the vocabulary in `logit_bias`, `stop_token_ids` and `eos_token_ids` are ignored. On a CUDA device the host
+    waits once for the tokens, once more when a row asks for top-p and once more when a row asks for log-probabilities.
 
     Args:
         logits: [rows, vocab], any floating-point dtype; the arithmetic is float32.
         specs: one per row; a row with a temperature above 0 needs a seed.
         eos_token_ids: impossible, like a row's `stop_token_ids`, before its `min_tokens`.
+        masks: the only tokens that are possible, for the rows that have a grammar. `min_tokens` could take the last
+            of them away, so the coordinator lets no request have both.
 
     Raises:
         InvalidLogitsError: the best logit of a row is NaN or infinite, or nothing is left to choose from.
@@ -55,10 +64,11 @@ def sample(logits: Tensor, specs: Sequence[SampleSpec], eos_token_ids: tuple[int
     if not specs:
         return []
     tokens, peaks = _argmax(logits)
-    shaped = [row for row, spec in enumerate(specs) if not _is_plain_greedy(spec)]
+    shaped = [row for row, spec in enumerate(specs) if row in masks or not _is_plain_greedy(spec)]
     if shaped:
         where = _tensor(shaped, torch.int64, logits)
         scores = logits.index_select(0, where).float()  # a copy: edited in place
+        _mask(scores, {place: masks[row] for place, row in enumerate(shaped) if row in masks})
         chosen, best = _choose(scores, [specs[row] for row in shaped], eos_token_ids)
         tokens, peaks = tokens.index_copy(0, where, chosen), peaks.index_copy(0, where, best)
     token_ids, best_logits = torch.stack((tokens.double(), peaks.double())).tolist()
@@ -107,6 +117,17 @@ def _choose(scores: Tensor, specs: Sequence[SampleSpec], eos_token_ids: tuple[in
 
 
 # --- edits: sparse changes of scores, one mapping from token id to a number per row -----------------------------------
+
+
+def _mask(scores: Tensor, masks: Mapping[int, TokenMask]) -> None:
+    """Make impossible what a mask leaves out, by row of `scores`; the bits are unpacked where the scores are."""
+    if not masks:
+        return
+    where = _tensor(list(masks), torch.int64, scores)
+    words = torch.from_numpy(np.stack(list(masks.values())).view(np.uint8)).to(scores.device, non_blocking=True)
+    bits = words[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=scores.device) & 1
+    forbidden = bits.view(len(masks), -1)[:, : scores.shape[1]] == 0
+    scores.index_copy_(0, where, scores.index_select(0, where).masked_fill_(forbidden, -math.inf))
 
 
 def _edit(scores: Tensor, changes: Sequence[Mapping[int, float]], combine: Callable[[Tensor, Tensor], Tensor]) -> None:

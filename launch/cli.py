@@ -14,14 +14,16 @@ import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 
+from coordinator.config import DEFAULT_HTTP_PORT
 from launch import models
 from launch.ask import ask, show_stats
 from launch.chat import chat_loop
 from launch.client import RequestFailed, ServerUnreachable, StreamingClient
 from launch.config import CellOptions, Dtype, LoadFormat
 from launch.display import CellDisplay
+from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable
-from launch.http_options import check_port, http_config
+from launch.http_options import check_port, http_config, split_limits
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
 from launch.stats import print_status
@@ -69,7 +71,7 @@ def up(  # noqa: PLR0913 - the flags of the server
     host: Annotated[str, Parameter(help="Address of the OpenAI API; beyond this machine only with an API key.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, Parameter(help="Port of the OpenAI API; 0 takes a free one.")] = 8000,
+    port: Annotated[int, Parameter(help="Port of the OpenAI API; 0 takes a free one.")] = DEFAULT_HTTP_PORT,
     http: Annotated[bool, Parameter(help="Serve the OpenAI API.")] = True,
     api_key: Annotated[
         tuple[str, ...],
@@ -79,7 +81,8 @@ def up(  # noqa: PLR0913 - the flags of the server
         tuple[str, ...], Parameter(help="Names that the Host header may have; this machine's own if there is no key.")
     ] = (),
     limit: Annotated[
-        tuple[str, ...], Parameter(help="A bound of the OpenAI API as NAME=VALUE, such as max_n=4; see docs.")
+        tuple[str, ...],
+        Parameter(help="A bound as NAME=VALUE, such as max_output_tokens=512; docs/http.md has all."),
     ] = (),
     metrics_compat: Annotated[
         Literal["none", "vllm"], Parameter(help="Show metrics under the names of vLLM as well.")
@@ -93,6 +96,7 @@ def up(  # noqa: PLR0913 - the flags of the server
     """Start a cell: one coordinator and its workers. Ctrl-C drains it, a second one stops it at once."""
     display = CellDisplay(Console(stderr=True), verbose=verbose)
     try:
+        http_limits, request_limits = split_limits(limit)
         api = None
         if http:
             api = http_config(
@@ -100,7 +104,7 @@ def up(  # noqa: PLR0913 - the flags of the server
                 port,
                 api_keys=api_key,
                 allowed_hosts=allowed_host,
-                limits=limit,
+                limits=http_limits,
                 metrics_compat=metrics_compat,
             )
             check_port(host, port)
@@ -121,6 +125,7 @@ def up(  # noqa: PLR0913 - the flags of the server
             max_model_len=max_model_len,
             chunk_tokens=chunk_tokens,
             max_batch=max_batch,
+            requests=request_limits,
             http=api,
         )
         asyncio.run(serve(options, base_dir(os.environ), name, display, drain_timeout))
@@ -201,6 +206,16 @@ def chat(
         chat_loop(_endpoint(name), sampling, system=system, stats=stats)
     except ServerUnreachable as error:
         _end(str(error))
+
+
+@app.command
+def doctor(*, json: Annotated[bool, Parameter(help="Print facts and findings for a program.")] = False) -> None:
+    """Say what this machine has, what would be slow or wrong, and what to do about it."""
+    try:
+        code = examine_machine(os.environ, Path.home(), json=json)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    raise SystemExit(code)
 
 
 @model_app.command

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from coordinator.config import CoordinatorConfig, HttpConfig
+from coordinator.config import CoordinatorConfig, HttpConfig, RequestLimits
 from decode_worker.config import DecodeConfig
 from engine.config import AnyEngineConfig, EngineConfig, FakeEngineConfig
 from launch.placement import Placement
@@ -40,10 +40,9 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     fake_step_s: float = 0.0
     fake_token_s: float = 0.0
     fake_kv_bytes_per_token: int = 1024
-    request_timeout_s: float = 600.0
+    requests: RequestLimits = RequestLimits()
     worker_timeout_s: float = 4.0
     client_stall_s: float = 30.0
-    max_queued_requests: int = 1024
     http: HttpConfig | None = None
     log_level: str = "INFO"
 
@@ -64,10 +63,9 @@ def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> Coo
         prefill_workers=options.prefill,
         decode_workers=options.decode,
         http=options.http,
-        request_timeout_s=options.request_timeout_s,
+        requests=options.requests,
         worker_timeout_s=options.worker_timeout_s,
         client_stall_s=options.client_stall_s,
-        max_queued_requests=options.max_queued_requests,
         log_level=options.log_level,
     )
 

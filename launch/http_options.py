@@ -8,12 +8,12 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
-import psutil
 
-from coordinator.config import HttpConfig, HttpLimits
+from coordinator.config import HttpConfig, HttpLimits, RequestLimits
+from launch.ports import port_holder
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -24,13 +24,12 @@ def http_config(
     *,
     api_keys: Sequence[str],
     allowed_hosts: Sequence[str],
-    limits: Sequence[str],
+    limits: HttpLimits,
     metrics_compat: Literal["none", "vllm"],
 ) -> HttpConfig:
     """
     Args:
         allowed_hosts: of the Host header; none given: any with an API key, the names of this machine without one.
-        limits: `NAME=VALUE` each, names as in `HttpLimits`.
 
     Raises:
         ValueError: the options contradict each other, with what to change.
@@ -44,7 +43,7 @@ def http_config(
         api_key_digests=tuple(hashlib.sha256(key.strip().encode()).hexdigest() for key in api_keys),
         allowed_hosts=names,
         metrics_compat="" if metrics_compat == "none" else metrics_compat,
-        limits=_limits(limits),
+        limits=limits,
     )
 
 
@@ -62,21 +61,10 @@ def check_port(host: str, port: int) -> None:
             trial.bind(address)
     except OSError as error:
         holder = port_holder(port)
-        why = (
-            f"port {port} is in use by {holder}" if holder else f"cannot listen on {host} port {port}: {error.strerror}"
-        )
+        why = f"cannot listen on {host} port {port}: {error.strerror}"
+        if holder is not None:
+            why = f"port {port} is in use by {holder.name} (pid {holder.pid})"
         raise ValueError(f"{why}; choose another with --port, or any free one with --port 0") from error
-
-
-def port_holder(port: int) -> str | None:
-    """The process that listens on a TCP port, as far as we may see it: `python (pid 123)`."""
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})" if connection.pid else None
-    except psutil.Error:
-        pass
-    return None
 
 
 def base_url(host: str, port: int) -> str:
@@ -92,15 +80,26 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
-def _limits(settings: Sequence[str]) -> HttpLimits:
-    given: dict[str, Any] = {}
+def split_limits(settings: Sequence[str]) -> tuple[HttpLimits, RequestLimits]:
+    """`NAME=VALUE` each; names as in the two structures.
+
+    Raises:
+        ValueError: no such limit, or no such value.
+    """
+    given: dict[str, str] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--limit {setting}: say NAME=VALUE")
         given[name.strip().replace("-", "_")] = value.strip()
+    http, requests = ({field.name for field in msgspec.structs.fields(form)} for form in (HttpLimits, RequestLimits))
     try:
-        return msgspec.convert(given, HttpLimits, strict=False)
-    except msgspec.ValidationError as error:
-        known = ", ".join(field.name for field in msgspec.structs.fields(HttpLimits))
-        raise ValueError(f"--limit: {error}; the limits are {known}") from error
+        unknown = given.keys() - http - requests
+        if unknown:
+            raise ValueError(f"there is no {', '.join(sorted(unknown))}")
+        return (
+            msgspec.convert({name: given[name] for name in given.keys() & http}, HttpLimits, strict=False),
+            msgspec.convert({name: given[name] for name in given.keys() & requests}, RequestLimits, strict=False),
+        )
+    except ValueError as error:  # msgspec's own are ValueErrors, too
+        raise ValueError(f"--limit: {error}; the limits are {', '.join(sorted(http | requests))}") from error

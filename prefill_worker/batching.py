@@ -8,6 +8,7 @@ its pages are there, so a started prompt never waits for memory.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.port import Matcher
 from runtime.params import SamplingParams
 from transport.messages.worker import Prefill
 
@@ -18,9 +19,11 @@ class Prompt:
 
     request: Prefill
     arrived_at: float
+    matcher: Matcher | None = None  # of the request's grammar
     pages: tuple[int, ...] = ()  # empty until it starts
     computed: int = 0  # tokens whose KV is in the pages
     cancelled: bool = False
+    error: str | None = None  # why there is no token 1
     started_at: float | None = None
     chunks: int = 0
     digests: bytearray = field(default_factory=bytearray)

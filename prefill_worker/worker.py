@@ -5,14 +5,14 @@ the KV port; one engine thread computes. A step's complete pages leave while the
 
 Life of a prompt here: Prefill received -> `_accept` -> (a step has room and pages) `_start` -> `_advance` after each of
 its chunks -> `_complete` with token 1 -> its pages settle -> `_let_go` -> PrefillReleased. A cancelled prompt goes from
-wherever it is to `_abandon`, never in the middle of a step that writes to its pages.
+wherever it is to `_abandon`, never in the middle of a step that writes to its pages; so does one whose token 1 failed.
 """
 
 import asyncio
 from collections.abc import Sequence
 
 from engine.pages import PageAllocator
-from engine.port import EnginePort, Row, SampleSpec
+from engine.port import EnginePort, Row, RowFailed, RowResult, SampleSpec
 from engine.stopping import finish_reason
 from engine.thread import EngineThread
 from prefill_worker.batching import BatchLimits, Chunk, Prompt, next_batch
@@ -103,7 +103,9 @@ class PrefillWorker:
             raise AssertionError(f"request {request.request_id} was sent twice")
         if request.peer is not None:
             self._kv.connect(request.peer)
-        self._prompts[request.request_id] = Prompt(request, self._clock.now())
+        grammar = request.sampling.grammar
+        matcher = self._engine.matcher(grammar) if grammar is not None else None
+        self._prompts[request.request_id] = Prompt(request, self._clock.now(), matcher)
         self._work.set()
 
     def _cancel(self, request_id: int) -> None:
@@ -112,7 +114,7 @@ class PrefillWorker:
             return  # complete: what is left is its transfer, and transfers are not cancelled
         prompt.cancelled = True
         if request_id not in self._in_step:
-            self._abandon(prompt)
+            self._abandon(prompt, "cancelled")
 
     # --- computing ---------------------------------------------------------------------------------------------------
 
@@ -129,10 +131,10 @@ class PrefillWorker:
                     self._start(chunk.prompt)
             self._in_step = {chunk.prompt.request_id for chunk in chunks}
             fresh = [self._fresh_pages(chunk) for chunk in chunks]
-            tokens, digests = await self._thread.run(_step, self._engine, [_row(chunk) for chunk in chunks], fresh)
+            results, digests = await self._thread.run(_step, self._engine, [_row(chunk) for chunk in chunks], fresh)
             self._in_step = set()
-            for chunk, token, digest in zip(chunks, tokens, digests, strict=True):
-                self._advance(chunk, token, digest)
+            for chunk, result, digest in zip(chunks, results, digests, strict=True):
+                self._advance(chunk, result, digest)
 
     def _start(self, prompt: Prompt) -> None:
         request = prompt.request
@@ -149,18 +151,23 @@ class PrefillWorker:
         end = len(chunk.prompt.pages) if chunk.last else chunk.end // size
         return chunk.prompt.pages[chunk.start // size : end] if chunk.prompt.request.peer is not None else ()
 
-    def _advance(self, chunk: Chunk, token: SampledToken | None, digest: bytes) -> None:
+    def _advance(self, chunk: Chunk, result: RowResult, digest: bytes) -> None:
         prompt = chunk.prompt
         prompt.computed = chunk.end
         prompt.chunks += 1
         if prompt.cancelled:
-            self._abandon(prompt)
+            self._abandon(prompt, "cancelled")
+            return
+        if isinstance(result, RowFailed):
+            prompt.error = result.reason
+            _log.warning("no token 1", extra={"fields": {"request": prompt.request_id, "why": result.reason}})
+            self._abandon(prompt, result.reason)
             return
         handoff = self._handoffs.get(prompt.request_id)
         if handoff is not None:
             handoff.pages_done(digest)
-        if token is not None:
-            self._complete(prompt, token, handoff)
+        if result is not None:
+            self._complete(prompt, result, handoff)
 
     def _complete(self, prompt: Prompt, token: SampledToken, handoff: HandOff | None) -> None:
         """Token 1 goes to the client now; the hand-off of the last pages goes on behind it."""
@@ -183,10 +190,10 @@ class PrefillWorker:
                 handoff.abandon("the request ended with its first token")
         self._leave(prompt, stages)
 
-    def _abandon(self, prompt: Prompt) -> None:
+    def _abandon(self, prompt: Prompt, why: str) -> None:
         handoff = self._handoffs.get(prompt.request_id)
         if handoff is not None:
-            handoff.abandon("cancelled")
+            handoff.abandon(why)
         elif prompt.request.peer is not None:
             self._tasks.create_task(decline(self._kv, prompt.request))
         self._leave(prompt, None)
@@ -225,7 +232,7 @@ class PrefillWorker:
                 request_id=prompt.request_id,
                 quarantined_pages=len(prompt.pages) if quarantined else 0,
                 stages=result.add_to(stages) if result is not None and stages is not None else stages,
-                error=result.error if result is not None else None,
+                error=prompt.error or (result.error if result is not None else None),
             )
         )
 
@@ -265,15 +272,15 @@ class PrefillWorker:
 
 def _row(chunk: Chunk) -> Row:
     prompt = chunk.prompt
-    sample = SampleSpec(prompt.sampling, 0, prompt.tokens, ()) if chunk.last else None
+    sample = SampleSpec(prompt.sampling, 0, prompt.tokens, (), prompt.matcher) if chunk.last else None
     return Row(prompt.tokens[chunk.start : chunk.end], chunk.start, prompt.pages, sample)
 
 
 def _step(
     engine: EnginePort, rows: Sequence[Row], fresh_pages: Sequence[Sequence[int]]
-) -> tuple[list[SampledToken | None], list[bytes]]:
+) -> tuple[list[RowResult], list[bytes]]:
     """One step on the engine thread: compute, then digest the pages that this step completed."""
-    tokens = engine.forward(rows)
+    results = engine.forward(rows)
     digests = engine.digest([page for pages in fresh_pages for page in pages])
     ends = [8 * sum(len(pages) for pages in fresh_pages[: i + 1]) for i in range(len(fresh_pages))]
-    return tokens, [digests[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return results, [digests[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -8,11 +8,10 @@ import asyncio
 from starlette.requests import ClientDisconnect, Request
 
 from coordinator.config import HttpLimits
-from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import ApiError
 
 
-async def read_json_body(request: Request, limits: HttpLimits, counters: HttpCounters) -> bytes:
+async def read_json_body(request: Request, limits: HttpLimits) -> bytes:
     """
     Raises:
         ApiError: 413 too large, 408 too slow, 415 not JSON.
@@ -20,22 +19,23 @@ async def read_json_body(request: Request, limits: HttpLimits, counters: HttpCou
     """
     _check_type(request)
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > limits.max_body_bytes:
-        raise _too_large(limits, counters)
+    if announced.isdecimal() and int(announced[:20]) > limits.max_body_bytes:
+        raise _too_large(limits)
     body = bytearray()
     while True:
         try:
             async with asyncio.timeout(limits.body_timeout_s):
                 message = await request.receive()
         except TimeoutError as error:
-            counters.limit_hit("body_timeout")
-            late = ApiError(408, "the body stopped arriving", "body_timeout", headers={"connection": "close"})
-            raise late from error
+            headers = {"connection": "close"}
+            raise ApiError(
+                408, "the body stopped arriving", "body_timeout", None, headers, limit="body_timeout"
+            ) from error
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > limits.max_body_bytes:
-            raise _too_large(limits, counters)
+            raise _too_large(limits)
         if not message.get("more_body", False):
             return bytes(body)
 
@@ -50,7 +50,6 @@ def _check_type(request: Request) -> None:
         raise ApiError(415, "send the body without Content-Encoding", "unsupported_encoding")
 
 
-def _too_large(limits: HttpLimits, counters: HttpCounters) -> ApiError:
-    counters.limit_hit("body_bytes")
+def _too_large(limits: HttpLimits) -> ApiError:
     message = f"the body is larger than {limits.max_body_bytes} bytes"
-    return ApiError(413, message, "body_too_large", headers={"connection": "close"})
+    return ApiError(413, message, "body_too_large", None, {"connection": "close"}, limit="body_bytes")

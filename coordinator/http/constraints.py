@@ -1,9 +1,11 @@
 """Which grammar does a request ask its answer to match?
 
-Pure. Brings together the four ways to ask: `response_format`, `structured_outputs`, a tool that has to be called, and
-nothing. What a grammar is and what is too large for one is `coordinator.structured`'s business.
+Pure. Brings together the ways to ask: `response_format`, `structured_outputs`, and a tool that has to be called. What a
+grammar is and what is too large for one is `coordinator.structured`'s business.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -11,16 +13,23 @@ import msgspec
 from coordinator import structured
 from coordinator.http.errors import ApiError
 from coordinator.http.requests import ChatRequest, CompletionRequest, ResponseFormat, StructuredOutputs
-from coordinator.http.tools import call_schema
-from coordinator.http.translate import tool_choice
+from coordinator.http.tools import call_schema, tool_choice
 
 
-def of_chat(body: ChatRequest) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """`param` is the field of the body that asked for it."""
+
+    grammar: str
+    param: str
+
+
+def of_chat(body: ChatRequest) -> Constraint | None:
     """
     Raises:
         ApiError: 400, naming the parameter.
     """
-    asked = _asked_for(body)
+    asked = of_format(body)
     choice, tools = tool_choice(body)
     if choice != "required":
         return asked
@@ -28,57 +37,58 @@ def of_chat(body: ChatRequest) -> str | None:
         raise ApiError(
             400, "tool_choice that requires a call leaves no room for a format", "invalid_value", "tool_choice"
         )
-    return _grammar("tools", json_schema=call_schema(tools))
+    return _constraint("tools", lambda: structured.json_schema(call_schema(tools)))
 
 
-def of_completion(body: CompletionRequest) -> str | None:
+def of_format(body: ChatRequest | CompletionRequest) -> Constraint | None:
     """
     Raises:
         ApiError: 400, naming the parameter.
     """
-    return _asked_for(body)
-
-
-def _asked_for(body: ChatRequest | CompletionRequest) -> str | None:
-    wanted = None if body.response_format is None else _of_format(body.response_format)
+    wanted = None if body.response_format is None else _of_response_format(body.response_format)
     if body.structured_outputs is None:
         return wanted
     if wanted is not None:
         message = "give either response_format or structured_outputs"
         raise ApiError(400, message, "invalid_value", "structured_outputs")
-    return _of_structured(body.structured_outputs)
+    return _of_structured_outputs(body.structured_outputs)
 
 
-def _of_format(wanted: ResponseFormat) -> str | None:
+def _of_response_format(wanted: ResponseFormat) -> Constraint | None:
     match wanted.type:
         case "text":
             return None
         case "json_object":
-            return _grammar("response_format", json_object=True)
+            return _constraint("response_format", structured.json_object)
         case "json_schema":
             if wanted.json_schema is None or wanted.json_schema.schema is None:
                 param = "response_format.json_schema.schema"
                 raise ApiError(400, f"{param} is missing", "invalid_value", param)
-            return _grammar("response_format", json_schema=wanted.json_schema.schema)
+            schema = wanted.json_schema.schema
+            return _constraint("response_format", lambda: structured.json_schema(schema))
 
 
-def _of_structured(wanted: StructuredOutputs) -> str | None:
+def _of_structured_outputs(wanted: StructuredOutputs) -> Constraint:
     param = "structured_outputs"
-    given = {
-        "json_schema": _schema(wanted.json),
-        "regex": wanted.regex,
-        "choice": wanted.choice,
-        "grammar": wanted.grammar,
-        "json_object": wanted.json_object or None,
-    }
-    asked = {name: value for name, value in given.items() if value is not None}
+    asked: list[Callable[[], str]] = []
+    if wanted.json is not None:
+        schema = _schema(wanted.json)
+        asked.append(lambda: structured.json_schema(schema))
+    if (regex := wanted.regex) is not None:
+        asked.append(lambda: structured.regex(regex))
+    if (choice := wanted.choice) is not None:
+        asked.append(lambda: structured.choice(choice))
+    if (grammar := wanted.grammar) is not None:
+        asked.append(lambda: structured.grammar(grammar))
+    if wanted.json_object:
+        asked.append(structured.json_object)
     if len(asked) != 1:
-        message = "give exactly one of json, regex, choice, grammar, json_object"
+        message = f"{param}: give exactly one of json, regex, choice, grammar, json_object"
         raise ApiError(400, message, "invalid_value", param)
-    return _grammar(param, **asked)
+    return _constraint(param, asked[0])
 
 
-def _schema(schema: dict[str, Any] | str | None) -> dict[str, Any] | None:
+def _schema(schema: dict[str, Any] | str) -> dict[str, Any]:
     if not isinstance(schema, str):
         return schema
     try:
@@ -88,8 +98,8 @@ def _schema(schema: dict[str, Any] | str | None) -> dict[str, Any] | None:
         raise ApiError(400, message, "invalid_value", "structured_outputs.json") from error
 
 
-def _grammar(param: str, **wanted: Any) -> str:  # noqa: ANN401 - the arguments of `structured.grammar`
+def _constraint(param: str, grammar: Callable[[], str]) -> Constraint:
     try:
-        return structured.grammar(**wanted)
+        return Constraint(grammar(), param)
     except ValueError as error:
-        raise ApiError(400, f"{param}: {error}", "invalid_value", param) from error
+        raise ApiError(400, f"{param}: {error}", "invalid_value", param, limit="grammar") from error

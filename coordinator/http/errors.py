@@ -37,6 +37,7 @@ class ApiError(Exception):
         code: a word for programs.
         param: the field of the body that has to change.
         headers: such as Retry-After.
+        limit: the bound that was hit, to be counted.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class ApiError(Exception):
         code: str,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        *,
+        limit: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -53,6 +56,7 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.headers = dict(headers or {})
+        self.limit = limit
 
     def body(self) -> bytes:
         return msgspec.json.encode({"error": self.as_dict()})
@@ -73,11 +77,15 @@ def of_failure(code: FailureCode, message: str, param: str | None, *, tokens_sen
         headers["retry-after"] = str(_RETRY_AFTER_S[code])
     elif _STATUS[code] >= 500:
         headers["x-should-retry"] = "false"
-    return ApiError(_STATUS[code], message, code, param, headers)
+    return ApiError(_STATUS[code], message, code, param, headers, limit="queue" if code == "overloaded" else None)
 
 
-def of_invalid(error: InvalidRequest) -> ApiError:
-    return of_failure(error.code, error.message, error.param)
+def of_invalid(error: InvalidRequest, grammar_param: str | None = None) -> ApiError:
+    """The HTTP form of a refusal, with the names of fields there; `grammar_param` is what asked for a grammar."""
+    names = {"prompt_token_ids": "prompt", "grammar": grammar_param}
+    refused = of_failure(error.code, error.message, names.get(error.param or "", error.param))
+    refused.limit = error.limit
+    return refused
 
 
 def printable(text: str, most: int) -> str:

@@ -15,15 +15,19 @@ from starlette.routing import Router
 from coordinator.config import HttpConfig
 from coordinator.http.connection import connections
 from coordinator.http.counters import HttpCounters
-from coordinator.http.gate import Gate
+from coordinator.http.gate import Access, Gate
 from coordinator.http.generation import OpenAnswers, Patience
 from coordinator.http.metrics import Exposition
+from coordinator.http.rate import RateLimit
 from coordinator.http.routes import Api
 from coordinator.service import Service
 from runtime.clock import Clock
 from transport.messages.client import WorkerStatus
 
-LIMITS = ("connections", "head_bytes", "head_timeout", "body_bytes", "body_timeout", "reader_stall")
+LIMITS = (
+    *("connections", "head_bytes", "head_timeout", "body_bytes", "body_timeout", "reader_stall"),
+    *("rate", "queue", "n", "choices", "prompt_tokens", "output_tokens", "grammar"),
+)
 _LAST_WORDS_S = 2  # how long answers that have ended may take to reach their clients when the coordinator stops
 
 
@@ -49,11 +53,14 @@ class HttpFront:
         counters.routes = frozenset(one.path for one in api.operations)
         gate = Gate(
             Router(api.routes(), redirect_slashes=False),
-            public=[one.path for one in api.operations if one.public],
-            key_digests=config.api_key_digests,
-            allowed_hosts=config.allowed_hosts,
-            counters=counters,
-            clock=clock,
+            Access(
+                public=frozenset(one.path for one in api.operations if one.public),
+                key_digests=config.api_key_digests,
+                allowed_hosts=config.allowed_hosts,
+            ),
+            RateLimit(config.limits.requests_per_minute),
+            counters,
+            clock,
         )
         self._server = _Server(
             uvicorn.Config(

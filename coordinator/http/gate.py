@@ -2,13 +2,14 @@
 
 ASGI middleware around all routes: it gives the request an id, lets in whom it may, turns every error into an answer in
 the form of the OpenAI API, and writes one line into the log. Default-deny: with API keys, every path and method needs
-one, but for those named in `public`. Decided on the decoded path as the router compares it, by equality.
+one, but for those in `Access.public`. Decided on the decoded path as the router compares it, by equality.
 """
 
 import hashlib
 import hmac
+import math
 import secrets
-from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import CLIENT_CLOSED_REQUEST, ApiError, printable
+from coordinator.http.rate import RateLimit
 from runtime import logs
 from runtime.clock import Clock
 from runtime.process import fail_loudly
@@ -24,29 +26,29 @@ _MAX_ID_CHARS = 128
 _log = logs.get("http")
 
 
-class Gate:
-    """
-    Args:
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may ask.
+
+    Attributes:
         public: paths that need no key.
         key_digests: SHA-256 of each API key, in hexadecimal; none: no key is asked for.
         allowed_hosts: what the Host header may name, without its port; None: anything. On a loopback address this is
             what keeps web pages of others away (DNS rebinding).
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        public: Iterable[str],
-        key_digests: Sequence[str],
-        allowed_hosts: Sequence[str] | None,
-        counters: HttpCounters,
-        clock: Clock,
-    ) -> None:
+    public: frozenset[str]
+    key_digests: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] | None = None
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, access: Access, rate: RateLimit, counters: HttpCounters, clock: Clock) -> None:
         self._app = app
-        self._public = frozenset(public)
-        self._digests = tuple(bytes.fromhex(digest) for digest in key_digests)
-        self._hosts = None if allowed_hosts is None else frozenset(host.lower() for host in allowed_hosts)
+        self._public = access.public
+        self._digests = tuple(bytes.fromhex(digest) for digest in access.key_digests)
+        self._hosts = None if access.allowed_hosts is None else frozenset(host.lower() for host in access.allowed_hosts)
+        self._rate = rate
         self._counters = counters
         self._clock = clock
 
@@ -67,9 +69,11 @@ class Gate:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
+            self._check(scope["path"], headers, started)
             await self._app(scope, receive, send_and_note)
         except ApiError as error:
+            if error.limit is not None:
+                self._counters.limit_hit(error.limit)
             await _answer(error, send_and_note)
         except HTTPException as error:
             await _answer(_of_router(error, scope), send_and_note)
@@ -86,18 +90,33 @@ class Gate:
         finally:
             self._note(scope, request_id, self._clock.now() - started)
 
-    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check(self, path: str, headers: dict[bytes, bytes], now: float) -> None:
         if self._hosts is not None and _host(headers) not in self._hosts:
             message = "the Host header names a host that this server is not known by; see --allowed-host"
             raise ApiError(403, message, "host_not_allowed")
-        if not self._digests or path in self._public:
+        if path in self._public:
             return
+        wait_s = self._rate.wait_s(self._key(headers), now)
+        if wait_s > 0:
+            after = {"retry-after": str(math.ceil(wait_s))}
+            message = f"more than {self._rate.per_minute:g} requests a minute; try again in {wait_s:.1f} s"
+            raise ApiError(429, message, "rate_limited", None, after, limit="rate")
+
+    def _key(self, headers: dict[bytes, bytes]) -> bytes:
+        """The digest of the API key that was sent; nothing if none is asked for.
+
+        Raises:
+            ApiError: 401.
+        """
+        if not self._digests:
+            return b""
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         digest = hashlib.sha256(key.strip()).digest()
         known = [hmac.compare_digest(digest, other) for other in self._digests]
         if scheme.lower() != b"bearer" or not any(known):
             message = "an API key is needed: send the header `Authorization: Bearer KEY`"
             raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
+        return digest
 
     def _note(self, scope: Scope, request_id: str, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)

@@ -212,8 +212,8 @@ def _queues(cell: CellState, in_phase: Counter[Phase]) -> Iterator[Metric]:
 def _heartbeats(workers: tuple[WorkerStatus, ...]) -> Iterator[Metric]:
     requests = gauge(
         "kvrelay_worker_requests",
-        "From the worker's last heartbeat. Prefill: prompts begun and not let go of, and prompts not begun. Decode: "
-        "sequences in the batch, and requests whose pages are on their way.",
+        "From the worker's last heartbeat. Prefill: prompts being computed, and prompts that wait for their first "
+        "chunk. Decode: sequences in the batch, and requests that are being taken in.",
         ["worker", "role", "state"],
         [],
     )

@@ -27,14 +27,14 @@ _FAILURES = {
     "408": "the request did not arrive in time",
     "413": "the body is too large",
     "415": "not JSON",
-    "429": "the queue is full",
+    "429": "the queue is full, or the client too fast",
     "431": "the head of the request is too large",
     "500": "the server failed",
     "503": "loading, shutting down, or a worker was lost",
     "504": "the request took longer than it may",
 }
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-code,pre{font:14px/1.4 ui-monospace,monospace}pre{background:#f5f5f5;padding:.7rem;overflow:auto}
+code,pre{font:.9em/1.4 ui-monospace,monospace}pre{background:#f5f5f5;padding:.7rem;overflow:auto}
 h2{margin-top:2.5rem;border-top:1px solid #ddd;padding-top:1rem}table{border-collapse:collapse;width:100%}
 td,th{border-bottom:1px solid #eee;text-align:left;padding:.25rem .6rem;vertical-align:top}.m{color:#06c}"""
 
@@ -100,7 +100,7 @@ def docs_page(described: dict[str, Any]) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>kvrelay API</title><style>{_STYLE}</style>",
         f"<h1>kvrelay API {html.escape(described['info']['version'])}</h1>",
         "<p>The OpenAI API, with the extensions that vLLM's users send. For programs: "
-        "<a href=/openapi.json><code>/openapi.json</code></a>.</p>",
+        "<a href=/openapi.json><code>/openapi.json</code></a>. Fields with * are required.</p>",
     ]
     for path, methods in described["paths"].items():
         for method, one in methods.items():
@@ -140,6 +140,6 @@ def _kind(field: dict[str, Any]) -> str:
         return " or ".join(f"<code>{html.escape(json.dumps(value))}</code>" for value in field["enum"])
     if field.get("type") == "array":
         return f"list of {_kind(field['items'])}" if "items" in field else "list"
-    bounds = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": "&gt;", "exclusiveMaximum": "&lt;"}
+    bounds = {"minimum": "≥", "exclusiveMinimum": "&gt;", "maximum": "≤", "exclusiveMaximum": "&lt;"}
     told = [f"{sign} {field[key]}" for key, sign in bounds.items() if key in field]
     return " ".join([html.escape(str(field.get("type", "anything"))), *told])

@@ -141,7 +141,7 @@ class NamedTool(Struct, frozen=True):
 
 
 class ChatRequest(Request, frozen=True, kw_only=True):
-    """`POST /v1/chat/completions`."""
+    """A conversation, and how it is to go on."""
 
     messages: Annotated[tuple[Message, ...], Meta(min_length=1, max_length=4096)]
     max_completion_tokens: MaxTokens | None = None
@@ -157,7 +157,7 @@ TokenList = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 
 
 class CompletionRequest(Request, frozen=True, kw_only=True):
-    """`POST /v1/completions`; `prompt` is a text, token ids, or a list of either."""
+    """`prompt` is a text, token ids, or a list of either."""
 
     prompt: str | Annotated[tuple[str | TokenId | TokenList, ...], Meta(min_length=1, max_length=MAX_PROMPT_TOKENS)]
     echo: bool | None = None
@@ -166,7 +166,7 @@ class CompletionRequest(Request, frozen=True, kw_only=True):
 
 
 class TokenizeRequest(Struct, frozen=True, kw_only=True):
-    """`POST /tokenize`: a prompt or a chat."""
+    """A prompt or a conversation."""
 
     model: Annotated[str, Meta(max_length=512)] | None = None
     prompt: str | None = None
@@ -178,7 +178,7 @@ class TokenizeRequest(Struct, frozen=True, kw_only=True):
 
 
 class DetokenizeRequest(Struct, frozen=True, kw_only=True):
-    """`POST /detokenize`."""
+    """Token ids of the served model."""
 
     tokens: TokenList
     model: Annotated[str, Meta(max_length=512)] | None = None

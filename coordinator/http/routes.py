@@ -21,6 +21,7 @@ from coordinator.config import HttpConfig
 from coordinator.http import constraints, schemas, translate
 from coordinator.http.answers import ChatAnswer, Head, TextAnswer
 from coordinator.http.body import read_json_body
+from coordinator.http.constraints import Constraint
 from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import ApiError, of_invalid
 from coordinator.http.generation import Generation, OpenAnswers
@@ -35,7 +36,7 @@ from coordinator.http.requests import (
     decode,
     names,
 )
-from coordinator.http.translate import Asked, AskLimits
+from coordinator.http.translate import AskLimits
 from coordinator.service import Prepared, Service
 from coordinator.validation import InvalidRequest
 from runtime import logs
@@ -134,27 +135,29 @@ class Api:
 
     async def chat(self, request: Request) -> ASGIApp:
         body = await self._read(request, ChatRequest)
-        asked = translate.chat(body, constraints.of_chat(body), self._ask_limits)
-        prepared = await self._prepare(asked.requests)
+        constraint = constraints.of_chat(body)
+        asked = translate.chat(body, constraint, self._ask_limits)
+        prepared = await self._prepare(asked.requests, constraint)
         head = self._head("chatcmpl")
-        return self._generation(asked, prepared, ChatAnswer(head, asked, prepared, self._service.text))
+        return self._generation(prepared, ChatAnswer(head, asked, prepared, self._service.text))
 
     async def completion(self, request: Request) -> ASGIApp:
         body = await self._read(request, CompletionRequest)
-        asked = translate.completion(body, constraints.of_completion(body), self._ask_limits)
-        prepared = await self._prepare(asked.requests)
+        constraint = constraints.of_format(body)
+        asked = translate.completion(body, constraint, self._ask_limits)
+        prepared = await self._prepare(asked.requests, constraint)
         head = self._head("cmpl")
-        return self._generation(asked, prepared, TextAnswer(head, asked, prepared, self._service.text))
+        return self._generation(prepared, TextAnswer(head, asked, prepared, self._service.text))
 
-    def _generation(self, asked: Asked, prepared: Sequence[Prepared], answer: ChatAnswer | TextAnswer) -> Generation:
+    def _generation(self, prepared: Sequence[Prepared], answer: ChatAnswer | TextAnswer) -> Generation:
         return Generation(self._service, prepared, answer, self._open_answers, self._counters)
 
-    async def _prepare(self, requests: Sequence[GenerateRequest]) -> list[Prepared]:
+    async def _prepare(self, requests: Sequence[GenerateRequest], constraint: Constraint | None) -> list[Prepared]:
         """All of them or none: nothing is started before every prompt is known to be good."""
         try:
             return [await self._service.prepare(one) for one in requests]
         except InvalidRequest as error:
-            raise of_invalid(error) from error
+            raise of_invalid(error, constraint.param if constraint is not None else None) from error
 
     def _head(self, kind: str) -> Head:
         return Head(f"{kind}-{secrets.token_hex(12)}", _now(), self._service.config.model)
@@ -234,7 +237,7 @@ class Api:
         return Response(docs_page(document(self.operations)), media_type="text/html")
 
     async def _read(self, request: Request, form: type[R]) -> R:
-        body, unknown = decode(await read_json_body(request, self._limits, self._counters), form)
+        body, unknown = decode(await read_json_body(request, self._limits), form)
         fresh = [key for key in names(unknown) if key not in self._warned]
         if fresh and len(self._warned) < _MOST_WARNED_KEYS:
             self._warned.update(fresh)

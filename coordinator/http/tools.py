@@ -12,9 +12,11 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from coordinator.http.requests import Tool
+from coordinator.http.errors import ApiError
+from coordinator.http.requests import ChatRequest, NamedTool, Tool
 
 ToolForm = Literal["tagged", "json"]
+ToolChoice = Literal["none", "auto", "required"]
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _MISTRAL = "[TOOL_CALLS]"
 
@@ -39,6 +41,24 @@ class AnswerReader(Protocol):
     def finish(self) -> Piece:
         """The answer is over: what was held back."""
         ...
+
+
+def tool_choice(body: ChatRequest) -> tuple[ToolChoice, tuple[Tool, ...]]:
+    """Whether the model may or must call a function, and which ones it may.
+
+    Raises:
+        ApiError: a function is asked for that is not in `tools`.
+    """
+    tools = body.tools or ()
+    if isinstance(body.tool_choice, NamedTool):
+        name = body.tool_choice.function.name
+        named = tuple(tool for tool in tools if tool.function.name == name)
+        if not named:
+            raise ApiError(400, f"tool_choice names {name!r}, which is not in tools", "invalid_value", "tool_choice")
+        return "required", named
+    if body.tool_choice in ("auto", "required") and not tools:
+        raise ApiError(400, "tool_choice needs tools", "invalid_value", "tool_choice")
+    return body.tool_choice or ("auto" if tools else "none"), tools
 
 
 def form_of(chat_template: str | None) -> ToolForm:
@@ -145,9 +165,10 @@ def parse(text: str) -> tuple[Call, ...]:
 
 
 def _call(entry: object) -> Call | None:
+    """An object with a name alone is data: `{"name": "Bob"}` answers a question."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         return None
-    arguments = entry.get("arguments", entry.get("parameters", {}))
+    arguments = entry.get("arguments", entry.get("parameters"))
     if not isinstance(arguments, dict):
         return None
     return Call(entry["name"], msgspec.json.encode(arguments).decode())

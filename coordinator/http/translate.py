@@ -5,23 +5,23 @@ Pure. Turns the OpenAI API's fields into `GenerateRequest`s, one per prompt, and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 
+from coordinator.http.constraints import Constraint
 from coordinator.http.errors import ApiError
 from coordinator.http.requests import (
     ChatRequest,
     CompletionRequest,
     Message,
-    NamedTool,
     Request,
     Tool,
 )
+from coordinator.http.tools import ToolChoice, tool_choice
 from runtime.params import SamplingParams
 from transport.messages.client import ChatMessage, GenerateRequest, ToolCall
 
-ToolChoice = Literal["none", "auto", "required"]
 _COMPLETION_TOKENS = 16  # the OpenAI API's default for completions
 
 
@@ -52,10 +52,10 @@ class AskLimits:
     max_choices: int  # answers that one HTTP request may ask for
 
 
-def chat(body: ChatRequest, grammar: str | None, limits: AskLimits) -> Asked:
+def chat(body: ChatRequest, constraint: Constraint | None, limits: AskLimits) -> Asked:
     """
     Args:
-        grammar: what the answer has to match, as `coordinator.structured` made it of the body.
+        constraint: what the answer has to match, as `coordinator.http.constraints` made it of the body.
 
     Raises:
         ApiError: 400, naming the parameter.
@@ -72,7 +72,7 @@ def chat(body: ChatRequest, grammar: str | None, limits: AskLimits) -> Asked:
             body,
             max_tokens=body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-            grammar=grammar,
+            grammar=None if constraint is None else constraint.grammar,
         ),
         **_common(body),
     )
@@ -86,7 +86,7 @@ def chat(body: ChatRequest, grammar: str | None, limits: AskLimits) -> Asked:
     )
 
 
-def completion(body: CompletionRequest, grammar: str | None, limits: AskLimits) -> Asked:
+def completion(body: CompletionRequest, constraint: Constraint | None, limits: AskLimits) -> Asked:
     """
     Raises:
         ApiError: 400, naming the parameter.
@@ -94,6 +94,7 @@ def completion(body: CompletionRequest, grammar: str | None, limits: AskLimits) 
     if body.echo and body.logprobs is not None:
         raise ApiError(400, "echo with logprobs (of the prompt) is not supported", "unsupported_parameter", "echo")
     max_tokens = body.max_tokens if body.max_tokens is not None else _COMPLETION_TOKENS
+    grammar = None if constraint is None else constraint.grammar
     sampling = _sampling(body, max_tokens=max_tokens, logprobs=body.logprobs, grammar=grammar)
     special = body.add_special_tokens is not False
     texts = prompts(body.prompt)
@@ -130,24 +131,6 @@ def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tup
         "invalid_value",
         "prompt",
     )
-
-
-def tool_choice(body: ChatRequest) -> tuple[ToolChoice, tuple[Tool, ...]]:
-    """Whether the model may or must call a function, and which ones it may.
-
-    Raises:
-        ApiError: a function is asked for that is not in `tools`.
-    """
-    tools = body.tools or ()
-    if isinstance(body.tool_choice, NamedTool):
-        name = body.tool_choice.function.name
-        named = tuple(tool for tool in tools if tool.function.name == name)
-        if not named:
-            raise ApiError(400, f"tool_choice names {name!r}, which is not in tools", "invalid_value", "tool_choice")
-        return "required", named
-    if body.tool_choice in ("auto", "required") and not tools:
-        raise ApiError(400, "tool_choice needs tools", "invalid_value", "tool_choice")
-    return body.tool_choice or ("auto" if tools else "none"), tools
 
 
 def messages(given: Sequence[Message]) -> tuple[ChatMessage, ...]:
@@ -230,10 +213,12 @@ def _sampling(body: Request, **given: object) -> SamplingParams:
 def _check_count(body: Request, prompt_count: int, limits: AskLimits) -> None:
     n = body.n or 1
     if n > limits.max_n:
-        raise ApiError(400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n")
+        message = f"n is {n}; this server gives at most {limits.max_n} answers"
+        raise ApiError(400, message, "invalid_value", "n", limit="n")
     if n * prompt_count > limits.max_choices:
         asked = f"{prompt_count} prompts with n={n} ask for {n * prompt_count} answers"
-        raise ApiError(400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt")
+        message = f"{asked}; this server gives at most {limits.max_choices}"
+        raise ApiError(400, message, "invalid_value", "prompt", limit="choices")
 
 
 def _asked(body: Request, requests: tuple[GenerateRequest, ...], **form: Any) -> Asked:  # noqa: ANN401 - fields of `Asked`

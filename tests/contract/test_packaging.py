@@ -14,8 +14,8 @@ from packaging.utils import canonicalize_name
 
 from tests.support.tree import PACKAGES, ROOT, project_files
 
-NOT_IMPORTED = {"pip", "safetensors"}
-"""pip runs as a program; safetensors is how transformers reads weights."""
+NOT_IMPORTED = {"httptools", "pip", "safetensors"}
+"""httptools is how uvicorn parses, safetensors how transformers reads weights; pip runs as a program."""
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ model is in its element; their lengths lie on and around the borders of pages an
 """
 
 import asyncio
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def options(directory: Path, prefill: int, decode: int, **changes: object) -> Ce
 
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS)
+SEEDED = SamplingParams(temperature=0.9, top_p=0.95, seed=1234, max_tokens=NEW_TOKENS)
 
 
 async def answers(
@@ -82,20 +84,51 @@ async def answers(
     return found
 
 
+@dataclass(frozen=True)
+class Served:
+    """What one cell answered; a cell is started once for all tests that look at it."""
+
+    alone: list[list[int]]
+    among_8: list[list[int]]
+    seeded_alone: list[list[int]]
+    seeded_among_8: list[list[int]]
+
+
+@cache
+def served(directory: Path, prefill: int, decode: int) -> Served:
+    everything = prompts(directory)
+    some = [prompt for prompt in everything if len(prompt) <= CHUNK + 1]
+
+    async def run() -> Served:
+        async with cell(options(directory, prefill, decode)) as running:
+            return Served(
+                alone=await answers(running, everything, GREEDY, 1),
+                among_8=await answers(running, everything, GREEDY, 8),
+                seeded_alone=await answers(running, some, SEEDED, 1),
+                seeded_among_8=await answers(running, some, SEEDED, 8),
+            )
+
+    return asyncio.run(run())
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("prefill", "decode"), [(1, 1), (2, 2), (1, 3)])
 def test_greedy_float32_equals_generate(smollm2: Path, prefill: int, decode: int) -> None:
     """Alone and with 8 in flight, token for token."""
-    wanted = expected(smollm2)
+    found = served(smollm2, prefill, decode)
+    for length, alone, among_8, want in zip(LENGTHS, found.alone, found.among_8, expected(smollm2), strict=True):
+        assert alone == want, f"prompt of {length} tokens, alone"
+        assert among_8 == want, f"prompt of {length} tokens, 8 in flight"
 
-    async def run() -> None:
-        async with cell(options(smollm2, prefill, decode)) as running:
-            for at_once in (1, 8):
-                found = await answers(running, prompts(smollm2), GREEDY, at_once)
-                for length, got, want in zip(LENGTHS, found, wanted, strict=True):
-                    assert got == want, f"prompt of {length} tokens, {at_once} in flight"
 
-    asyncio.run(run())
+@pytest.mark.timeout(400)
+def test_the_same_seed_draws_the_same_tokens_everywhere(smollm2: Path) -> None:
+    """Alone, among 8, and on cells of other shapes."""
+    cells = [served(smollm2, prefill, decode) for prefill, decode in ((1, 1), (2, 2), (1, 3))]
+    alone = cells[0].seeded_alone
+    assert all(found == alone for one in cells for found in (one.seeded_alone, one.seeded_among_8))
+    greedy = [want for want, length in zip(expected(smollm2), LENGTHS, strict=True) if length <= CHUNK + 1]
+    assert alone != greedy  # it did sample
 
 
 def test_bfloat16_stays_within_epsilon_of_the_best_logit(smollm2: Path) -> None:
@@ -112,20 +145,3 @@ def test_bfloat16_stays_within_epsilon_of_the_best_logit(smollm2: Path) -> None:
             logits = model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].float()
         chosen = logits[torch.arange(len(tokens)), torch.tensor(tokens)]
         assert (logits.max(dim=1).values - chosen).max() <= BFLOAT16_EPSILON
-
-
-def test_the_same_seed_draws_the_same_tokens_everywhere(smollm2: Path) -> None:
-    """Alone, among 8, and on a 2P2D cell."""
-    sampling = SamplingParams(temperature=0.9, top_p=0.95, seed=1234, max_tokens=NEW_TOKENS)
-    some = [prompt for prompt in prompts(smollm2) if len(prompt) <= CHUNK + 1]
-
-    async def run(prefill: int, decode: int, *at_once: int) -> list[list[list[int]]]:
-        async with cell(options(smollm2, prefill, decode)) as running:
-            return [await answers(running, some, sampling, number) for number in at_once]
-
-    alone, among_8 = asyncio.run(run(1, 1, 1, 8))
-    (spread,) = asyncio.run(run(2, 2, 8))
-    assert alone == among_8
-    assert alone == spread
-    greedy = [want for want, length in zip(expected(smollm2), LENGTHS, strict=True) if length <= CHUNK + 1]
-    assert alone != greedy  # it did sample

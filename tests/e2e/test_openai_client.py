@@ -15,7 +15,7 @@ import torch
 from openai.types.chat import ChatCompletionMessageParam
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from coordinator.config import HttpConfig
+from coordinator.config import HttpConfig, RequestLimits
 from engine.loading import quiet_transformers
 from launch.config import CellOptions
 from tests.support.http_cells import HostedCell, hosted, mock_http
@@ -349,6 +349,6 @@ def test_a_full_queue_is_a_rate_limit_that_passes() -> None:
             assert 0.9 < loop.time() - began < 20  # it waited for the second that Retry-After asks for
             await waiting
 
-    with hosted(mock_http(fake_step_s=0.01, max_batch=1, max_queued_requests=1)) as cell:
+    with hosted(mock_http(fake_step_s=0.01, max_batch=1, requests=RequestLimits(max_queued_requests=1))) as cell:
         asyncio.run(run(cell))
         cell.pages_back()

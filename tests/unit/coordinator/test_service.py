@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, RequestLimits
 from coordinator.events import (
     DecodeLetGo,
     FirstTokenMade,
@@ -37,7 +37,7 @@ CONFIG = CoordinatorConfig(
     tokenizer_dir=None,
     prefill_workers=1,
     decode_workers=1,
-    request_timeout_s=60.0,
+    requests=RequestLimits(request_timeout_s=60.0),
 )
 MODEL = ModelInfo(name="m", vocab_size=256, max_model_len=40_000, eos_token_ids=(4,))
 
@@ -222,3 +222,12 @@ def test_a_worker_that_is_lost_while_it_is_told_something_fails_its_requests() -
     assert front.failure_code == "worker_lost"
     assert [type(message) for worker_id, message in bench.told if worker_id == "p0"][-1] is CancelRequest
     assert bench.service.in_flight == 0
+
+
+def test_a_grammar_is_checked_before_anything_starts() -> None:
+    bench = Bench()
+    with pytest.raises(InvalidRequest, match="mock engine follows no grammar") as caught:
+        bench.submit(ask(grammar="start: /a/"))
+    assert caught.value.param == "grammar"
+    assert bench.told == []
+    assert bench.service.idle

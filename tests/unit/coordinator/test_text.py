@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from coordinator.text import ByteText, HfText, Text
+from coordinator.text import ByteText, HfText, NoText, Text
 from tests.support.tiny_tokenizer import byte_fallback, byte_level, save_model
 from transport.messages.client import ChatMessage
 
@@ -160,3 +160,32 @@ def test_byte_text_edges() -> None:
     assert [ByteText().token_text(token_id) for token_id in (97, 0xC3)] == ["a", "\ufffd"]
     with pytest.raises(ValueError, match="at least one message"):
         ByteText().render_chat([])
+
+
+# --- grammars and bytes ----------------------------------------------------------------------------------------------
+
+
+def test_a_grammar_that_can_be_followed_passes_and_another_is_explained(tmp_path: Path) -> None:
+    save_model(tmp_path, None)
+    text = HfText(tmp_path)
+    text.check_grammar("start: /a+/")
+    with pytest.raises(ValueError, match=r"cannot be used: .*missing"):
+        text.check_grammar("start: missing")
+
+
+def test_without_a_tokenizer_a_grammar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"vocab_size": 8}')
+    texts: list[Text] = [ByteText(), NoText(tmp_path)]
+    for text in texts:
+        with pytest.raises(ValueError, match="leave"):
+            text.check_grammar("start: /a+/")
+
+
+def test_the_bytes_of_an_answer_are_those_of_its_tokens(tmp_path: Path) -> None:
+    save_model(tmp_path, None)
+    text = HfText(tmp_path)
+    for sentence in ("the cache", "東京 😀\n"):
+        ids = text.encode(sentence, add_special_tokens=False)
+        assert b"".join(map(text.token_bytes, ids)) == sentence.encode()
+    assert ByteText().token_bytes(0xE2) == b"\xe2"
+    assert NoText(tmp_path).token_bytes(1) == b""

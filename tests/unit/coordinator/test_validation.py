@@ -1,9 +1,13 @@
 """Is every request that the model could not serve refused, with the parameter that has to change?"""
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.config import RequestLimits
 from coordinator.validation import InvalidRequest, check_form, check_length, resolve
 from engine.stopping import token_limit
 from runtime.description import ModelInfo
@@ -131,3 +135,45 @@ def test_what_is_accepted_is_what_the_workers_will_generate(prompt: int, max_tok
         assert prompt >= 32 or (max_tokens is not None and prompt + max_tokens > 32)
         return
     assert resolved.max_tokens == token_limit(resolved, prompt, MODEL.max_model_len)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"), [({"min_tokens": 1}, "min_tokens"), ({"ignore_eos": True}, "ignore_eos")]
+)
+def test_what_contradicts_the_end_of_a_grammar_is_refused(changes: dict[str, Any], param: str) -> None:
+    assert refused([1], SamplingParams(grammar="start: /a/", **changes)).param == param
+    resolve([1], SamplingParams(**changes), MODEL, 1000, 7)
+
+
+def test_a_grammar_may_come_with_everything_else() -> None:
+    sampling = SamplingParams(
+        grammar="start: /a/", stop_token_ids=(1,), stop=("x",), logit_bias={3: -100.0}, logprobs=1
+    )
+    assert resolve([1], sampling, MODEL, 1000, 7).grammar == "start: /a/"
+
+
+def test_a_model_without_an_end_of_sequence_follows_no_grammar() -> None:
+    endless = msgspec.structs.replace(MODEL, eos_token_ids=())
+    with pytest.raises(InvalidRequest, match="no end-of-sequence token") as caught:
+        resolve([1], SamplingParams(grammar="start: /a/"), endless, 1000, 7)
+    assert caught.value.param == "grammar"
+
+
+# --- bounds of this server --------------------------------------------------------------------------------------------
+
+
+def test_a_server_may_take_shorter_prompts_than_its_model() -> None:
+    limits = RequestLimits(max_prompt_tokens=3)
+    resolve([1, 2, 3], SamplingParams(), MODEL, 1000, 7, limits)
+    with pytest.raises(InvalidRequest, match="at most 3") as caught:
+        resolve([1, 2, 3, 4], SamplingParams(), MODEL, 1000, 7, limits)
+    assert (caught.value.param, caught.value.limit) == ("prompt", "prompt_tokens")
+
+
+def test_a_server_may_give_shorter_answers_than_its_model() -> None:
+    limits = RequestLimits(max_output_tokens=5)
+    assert resolve([1], SamplingParams(max_tokens=5), MODEL, 1000, 7, limits).max_tokens == 5
+    assert resolve([1], SamplingParams(), MODEL, 1000, 7, limits).max_tokens == 5, "an open one is bounded, too"
+    with pytest.raises(InvalidRequest, match="at most 5") as caught:
+        resolve([1], SamplingParams(max_tokens=6), MODEL, 1000, 7, limits)
+    assert (caught.value.param, caught.value.limit) == ("max_tokens", "output_tokens")

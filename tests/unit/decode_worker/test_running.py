@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decode_worker.running import Running, RunningSequence, StopLimits, row
+from engine.port import NoMatcher, RowFailed
 from engine.stopping import finish_reason
 from runtime.params import FinishReason, SamplingParams
 from runtime.tokens import SampledToken
@@ -205,3 +206,31 @@ def test_a_batch_says_of_each_sequence_what_it_would_say_alone(
     for i, words in expected.items():
         assert said[i] == words[: len(said[i])]
         assert len(said[i]) == len(words) or i in cancels
+
+
+# --- a row without a token -------------------------------------------------------------------------------------------
+
+
+def test_a_sequence_without_a_next_token_leaves_with_the_reason_and_the_others_go_on() -> None:
+    batch = running(sequence(1), sequence(2), sequence(3))
+    planned = batch.plan_step(11.0)
+    told, leaving = batch.apply(planned, [SampledToken(60), RowFailed("dead end"), SampledToken(80)], 11.0)
+    assert told == [TokenStep(1, 1, SampledToken(60)), TokenStep(3, 1, SampledToken(80))]
+    assert [(one.request_id, one.error, one.output) for one in leaving] == [(2, "dead end", [50])]
+    assert list(batch.sequences) == [1, 3]
+
+
+def test_a_cancelled_sequence_says_nothing_of_its_failure() -> None:
+    batch = running(sequence(1))
+    planned = batch.plan_step(11.0)
+    planned[0].cancelled = True
+    told, leaving = batch.apply(planned, [RowFailed("dead end")], 11.0)
+    assert (told, [one.error for one in leaving]) == ([], [None])
+
+
+def test_the_matcher_goes_with_every_row() -> None:
+    one = sequence(1)
+    one.matcher = NoMatcher("none")
+    fed = row(one)
+    assert fed.sample is not None
+    assert fed.sample.matcher is one.matcher

@@ -21,6 +21,7 @@ from engine.loading import load
 from engine.pool import UnusableMemory
 from engine.port import EnginePort, Row, SampleSpec
 from runtime.params import SamplingParams
+from runtime.tokens import SampledToken
 from tests.support import tiny_models
 
 PAGE_TOKENS = 4
@@ -80,8 +81,8 @@ def step(engine: TorchEngine, generations: Sequence[Generation], chunk: int) -> 
     rows = [generation.row(chunk) for generation in generations]
     for generation, row, token in zip(generations, rows, engine.forward(rows), strict=True):
         generation.fed += len(row.token_ids)
-        assert (token is None) == (row.sample is None)
-        if token is not None:
+        assert isinstance(token, SampledToken) == (row.sample is not None)
+        if isinstance(token, SampledToken):
             generation.output.append(token.token_id)
 
 
@@ -152,8 +153,8 @@ def test_a_row_does_not_depend_on_the_others(name: str, model_dir: ModelDir) -> 
     for mine in (Row(one[:29], 0, range(10), spec), Row(one[29:], 29, range(10), spec)):
         (alone,) = engine.forward([mine])
         _, company, _ = engine.forward([others[0], mine, others[1]])
-        assert alone is not None
-        assert company is not None
+        assert isinstance(alone, SampledToken)
+        assert isinstance(company, SampledToken)
         assert alone.logprobs is not None
         assert company.logprobs is not None
         assert dict(company.logprobs.top) == pytest.approx(dict(alone.logprobs.top), abs=1e-5)
@@ -212,6 +213,7 @@ def test_opening_says_what_it_does_and_writes_nothing(model_dir: ModelDir, capfd
         "loading weights",
         "checking paged attention against the model's own",
         "allocating pages",
+        "reading the tokenizer",
         "warming up",
     ]
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.fake import FakeEngine, fake_layout, fake_tokens
-from engine.port import Row, SampleSpec
+from engine.port import Row, RowFailed, SampleSpec
 from runtime.params import SamplingParams
+from runtime.tokens import SampledToken
 
 PAGE = 4
 LAYOUT = fake_layout(PAGE, kv_bytes_per_token=32)
@@ -26,7 +27,7 @@ def row(tokens: Sequence[int], start: int, pages: Sequence[int], *, sample: bool
 
 
 def answer(fake: FakeEngine, rows: Sequence[Row]) -> list[int | None]:
-    return [token.token_id if token is not None else None for token in fake.forward(rows)]
+    return [result.token_id if isinstance(result, SampledToken) else None for result in fake.forward(rows)]
 
 
 def overwrite(fake: FakeEngine, page: int, offset: int, value: bytes) -> None:
@@ -170,3 +171,12 @@ def test_the_layout_moves_as_many_bytes_as_were_asked_for(kv_bytes_per_token: in
 
 def test_a_copy_has_a_rate() -> None:
     assert engine().memcpy_gigabytes_per_s() > 0
+
+
+def test_a_request_with_a_grammar_fails_alone() -> None:
+    fake = engine()
+    spec = SampleSpec(PARAMS, 0, (), (), fake.matcher("start: /a/"))
+    failed, token = fake.forward([Row((1,), 0, (0,), spec), row([1], 0, (1,))])
+    assert isinstance(failed, RowFailed)
+    assert "knows no grammars" in failed.reason
+    assert token == SampledToken(98)

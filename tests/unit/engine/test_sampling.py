@@ -1,6 +1,7 @@
 """Does `sample` choose what a slow and obvious implementation of the same rules chooses?"""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import Tensor
 
-from engine.port import SampleSpec
+from engine.port import SampleSpec, TokenMask
 from engine.randomness import uniform
 from engine.sampling import InvalidLogitsError, sample
 from runtime.params import SamplingParams
@@ -336,3 +337,59 @@ def test_misuse() -> None:
     with pytest.raises(ValueError, match="seed"):
         sample(torch.zeros(1, 5), [spec(seed=None)], EOS)
     assert ids(sample(torch.zeros(1, 5), [spec(seed=None, temperature=0.0)], EOS)) == [0]
+
+
+# --- grammars --------------------------------------------------------------------------------------------------------
+
+
+def mask_of(tokens: Iterable[int], vocab: int = 61) -> TokenMask:
+    bits = np.zeros(-(-vocab // 32) * 32, np.uint8)
+    bits[list(tokens)] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if "min_tokens" not in VARIANTS[name]])
+def test_a_mask_equals_logits_without_the_tokens(variant: str) -> None:
+    """Whatever else is asked, forbidden tokens are as if the model had made them impossible."""
+    for number in range(40):
+        logits, ask = case(variant, number)
+        allowed = np.random.default_rng(number).choice(61, 1 + number % 20, replace=False)
+        without = logits.clone()
+        without[np.setdiff1d(np.arange(61), allowed)] = -math.inf
+        (token,) = sample(logits[None], [ask], EOS, {0: mask_of(allowed)})
+        assert token.token_id in allowed
+        if np.isfinite(reference_scores(without.numpy().astype(np.float64), ask, EOS)).any():
+            assert token.token_id == one(without, ask).token_id
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_without_a_grammar_are_the_same_next_to_rows_with_one(dtype: torch.dtype) -> None:
+    cases = [case(variant, number) for number in range(4) for variant in VARIANTS]
+    logits = torch.stack([each for each, _ in cases]).to(dtype)
+    specs = [ask for _, ask in cases]
+    plain = sample(logits, specs, EOS)
+    masks = {
+        row: mask_of([row % 61]) for row in range(0, len(specs), 3) if specs[row].index >= specs[row].params.min_tokens
+    }
+    mixed = sample(logits, specs, EOS, masks)
+    for row, (before, after) in enumerate(zip(plain, mixed, strict=True)):
+        assert after == (SampledToken(row % 61) if row in masks else before)
+
+
+def test_a_mask_leaves_the_reported_logprobs_alone() -> None:
+    ask = spec(temperature=0.0, logprobs=3)
+    (plain,) = sample(torch.tensor([[3.0, 2.0, 1.0]]), [ask], EOS)
+    (masked,) = sample(torch.tensor([[3.0, 2.0, 1.0]]), [ask], EOS, {0: mask_of([1], 3)})
+    assert (plain.token_id, masked.token_id) == (0, 1)
+    assert plain.logprobs is not None
+    assert masked.logprobs is not None
+    assert masked.logprobs.top == plain.logprobs.top
+    assert masked.logprobs.chosen == plain.logprobs.top[1][1]
+
+
+def test_a_greedy_row_keeps_to_its_mask_and_an_allowed_token_may_be_hopeless() -> None:
+    logits = torch.full((1, 40), 50.0)
+    logits[0, 39] = -100.0
+    for temperature in (0.0, 1.0):
+        (token,) = sample(logits, [spec(temperature=temperature)], EOS, {0: mask_of([39], 40)})
+        assert token.token_id == 39
