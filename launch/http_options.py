@@ -36,7 +36,8 @@ def http_config(
     """
     if any(not key.strip() for key in api_keys):
         raise ValueError("an API key is empty")
-    names = tuple(allowed_hosts) or (None if api_keys else (*_LOOPBACK_NAMES, host))
+    asked = tuple(_without_port(name) for name in allowed_hosts)
+    names = asked or (None if api_keys else (*_LOOPBACK_NAMES, _without_port(host)))
     return HttpConfig(
         host=host,
         port=port,
@@ -71,6 +72,13 @@ def base_url(host: str, port: int) -> str:
     """Where clients on this machine find the API."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
     return f"http://{f'[{shown}]' if _is_ipv6(shown) else shown}:{port}"
+
+
+def _without_port(name: str) -> str:
+    """A host as the gate compares it: `[::1]` in brackets, and no port behind it."""
+    if _is_ipv6(name):
+        return f"[{name}]"
+    return name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
 
 
 def _is_ipv6(host: str) -> bool:

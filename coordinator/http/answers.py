@@ -36,6 +36,7 @@ from coordinator.http.translate import Asked
 from coordinator.service import Prepared
 from coordinator.streams import Finished, StreamDelta
 from coordinator.text import Text
+from runtime.params import FinishReason
 from runtime.tokens import SampledToken, TokenLogprobs
 
 
@@ -132,7 +133,7 @@ class ChatAnswer:
             return body
         calls = len(choice.calls)
         content = ChatDelta(
-            content=piece.text if piece.text or not held_back else UNSET,
+            content=piece.text if piece.text or not (held_back or fresh) else UNSET,
             tool_calls=[
                 ToolCallDelta(calls - len(fresh) + place, _call_id(), CalledFunction(call.name, call.arguments))
                 for place, call in enumerate(fresh)
@@ -205,7 +206,8 @@ class ChatAnswer:
     def _reason(self, choice: _Choice) -> str | None:
         if choice.finished is None:
             return None
-        return "tool_calls" if choice.calls else str(choice.finished.reason)
+        complete = choice.finished.reason is FinishReason.STOP  # else a call behind the last one may be missing
+        return "tool_calls" if choice.calls and complete else str(choice.finished.reason)
 
     def _chunk(
         self,

@@ -221,7 +221,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._answering:
-            if self.pipeline or self.cycle.response_started:
+            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
                 self.transport.close()  # the answer to an earlier request is due: nothing can be said in its middle
                 return
             self.cycle.disconnected = True  # its body is no body: this is the answer, and there will be no other

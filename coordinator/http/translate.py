@@ -60,7 +60,7 @@ def chat(body: ChatRequest, constraint: Constraint | None, limits: AskLimits) ->
     Raises:
         ApiError: 400, naming the parameter.
     """
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
     _check_count(body, 1, limits)
     choice, tools = tool_choice(body)

@@ -124,3 +124,11 @@ def test_an_address_of_another_machine_is_refused() -> None:
 )
 def test_clients_on_this_machine_find_the_api(host: str, url: str) -> None:
     assert base_url(host, 8000) == url
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [("a.example", "a.example"), ("a.example:8000", "a.example"), ("::1", "[::1]"), ("[::1]:8000", "[::1]")],
+)
+def test_a_host_is_known_by_its_name_alone(typed: str, known: str) -> None:
+    assert config(allowed_hosts=[typed]).allowed_hosts == (known,)
