@@ -161,7 +161,7 @@ def test_a_token_outside_the_grammar_is_an_error_that_does_not_quote_it(
     compiler: GrammarCompiler, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (b,) = tokens(compiler.matcher(structured.choice(["b"])).allowed([]))
-    with pytest.raises(GrammarError, match="do not fit") as caught:
+    with pytest.raises(GrammarError, match="cannot be followed") as caught:
         compiler.matcher(structured.choice(["secret"])).allowed([b])
     assert "secret" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
@@ -232,3 +232,13 @@ def test_an_unusable_tokenizer_says_so(tmp_path: Path, content: str | None, eos:
         path.write_text(content)
     with pytest.raises(UnusableTokenizer):
         GrammarCompiler(path, VOCAB, eos)
+
+
+def test_a_grammar_that_is_too_complex_a_token_later_is_found_by_the_trial(compiler: GrammarCompiler) -> None:
+    """llguidance's bound on the items of a row is met only behind the opening brace of so many optional keys."""
+    keys = {f"p{number}": {"type": "string"} for number in range(1000)}
+    error = compiler.check(
+        structured.json_schema({"type": "object", "properties": keys, "additionalProperties": False})
+    )
+    assert error is not None
+    assert "too complex" in error
