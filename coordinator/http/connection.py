@@ -221,10 +221,12 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._answering:
-            if self.pipeline or self.cycle.response_started or not self.cycle.more_body:
-                self.transport.close()  # the answer to an earlier request is due: nothing can be said in its middle
+            if self.pipeline or self.cycle.response_started:
+                self.transport.close()  # nothing can be said in the middle of an answer
                 return
-            self.cycle.disconnected = True  # its body is no body: this is the answer, and there will be no other
+            self.cycle.disconnected = (
+                True  # it said where it ends and did not: this is its answer, and there is no other
+            )
             self.cycle.message_event.set()
         body = ApiError(status, message, code).body()
         head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
