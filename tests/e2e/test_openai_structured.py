@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import openai
-import pydantic
 import pytest
 from transformers import LlamaConfig
 
@@ -54,7 +53,7 @@ class Colour(enum.Enum):
     BLUE = "blue"
 
 
-class Point(pydantic.BaseModel):
+class Point(openai.BaseModel):
     colour: Colour
     visible: bool
 
