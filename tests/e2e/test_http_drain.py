@@ -77,7 +77,7 @@ def test_a_killed_worker_ends_its_streams_with_an_error_and_health_recovers(vict
 
 
 def test_health_is_503_while_a_role_has_no_worker() -> None:
-    """It is restarted half a second later, and stopped at once, so that there is something to see."""
+    """It is restarted half a second after its death: time enough to see that nobody can decode."""
     with hosted(mock_http()) as cell:
         os.kill(cell.pids()["decode-0"], signal.SIGKILL)
         until(cell.port, "/health", 503)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import openai
-import pydantic
 import pytest
 from transformers import LlamaConfig
 
@@ -54,7 +53,7 @@ class Colour(enum.Enum):
     BLUE = "blue"
 
 
-class Point(pydantic.BaseModel):
+class Point(openai.BaseModel):
     colour: Colour
     visible: bool
 
@@ -235,7 +234,6 @@ def test_extra_bodys_structured_outputs(client: openai.OpenAI, outputs: Any, for
     "outputs",
     [
         {"regex": "("},
-        {"regex": "a{1,100000}" * 50},
         {"grammar": "this is no grammar"},
         {"json": {"type": "no such type"}},
         {"json": '{"not json'},
@@ -252,6 +250,16 @@ def test_what_is_no_grammar_is_a_bad_request(client: openai.OpenAI, outputs: Any
         )
     assert (refused.value.param or "").startswith("structured_outputs")
     assert len(str(refused.value)) < 2000
+
+
+def test_a_grammar_that_grows_too_large_ends_only_its_own_request(cell: HostedCell, client: openai.OpenAI) -> None:
+    before = cell.pids()
+    large = {"structured_outputs": {"regex": "a{1,100000}" * 50}}
+    with pytest.raises(openai.APIStatusError) as ended:
+        client.chat.completions.create(model=MODEL, messages=CHAT, max_tokens=50, extra_body=large)
+    assert len(str(ended.value)) < 2000
+    assert client.chat.completions.create(model=MODEL, messages=CHAT, max_tokens=3).choices
+    assert cell.pids() == before
 
 
 def _is_a_call(name: str, arguments: str) -> None:

@@ -24,7 +24,7 @@ from transport.messages.client import CellStatus
 
 MOST_ERROR_BYTES = 4096
 _PATIENCE_S = 120.0
-_LEAKS = ("Traceback", 'File "', ".py", "/tmp", "/home", "/root", "site-packages")
+_LEAKS = ("Traceback", 'File "', ".py", "/tmp", "/home", "site-packages")
 T = TypeVar("T")
 
 
