@@ -77,7 +77,7 @@ async def _measure(tools: Sequence[Tool], programs: dict[str, Path]) -> list[Run
         url, directory = running.api or "", options.model_dir or ""
         for tool in tools:
             for concurrency, requests in _REQUESTS.items() if tool is not langchain.TOOL else [(1, 0)]:
-                load = Load(url, options.model_name, directory, concurrency, requests, 64, 16)
+                load = Load(url, options.model_name, directory, concurrency, requests)
                 runs.append(await _run(tool, programs[tool.name], load))
     return runs
 
@@ -90,7 +90,7 @@ async def _run(tool: Tool, programs: Path, load: Load) -> Run:
     printed = await _printed_by(tool, programs, load, folder)
     reported = tool.read(folder, printed)
     after = await asyncio.to_thread(server.scrape, load.url)
-    shown = Load(_SHOWN[0], load.model, _SHOWN[1], load.concurrency, load.requests, 64, 16)
+    shown = Load(_SHOWN[0], load.model, _SHOWN[1], load.concurrency, load.requests)
     return Run(
         tool=tool.name,
         version=environments.version(tool, programs),

@@ -82,4 +82,6 @@ TOOL = Tool(
     environment={"HF_HUB_OFFLINE": "1"},
     definitions="TTFT: request sent to first content at the client. ITL: (last - first) / (tokens - 1) of a request, "
     "in the mean weighted by its gaps. Its TPOT includes TTFT and is not compared.",
+    notes="Asks `GET /health` and `GET /v1/models` before it begins. Takes token counts from the server's usage. "
+    "Installs torch, several gigabytes if pip chooses the version.",
 )

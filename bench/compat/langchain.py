@@ -54,4 +54,5 @@ TOOL = Tool(
     read=read,
     environment={},
     definitions="Measures no times. Counts are the sums of `usage_metadata`.",
+    notes="Streams carry usage only with `stream_usage=True`.",
 )

@@ -5,7 +5,7 @@ Pure: runs to Markdown.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench.compat.tool import ALLOWED_S, ALLOWED_SHARE, Run, Tool, agree
+from bench.compat.tool import ALLOWED_S, ALLOWED_SHARE, OUTPUT_TOKENS, PROMPT_TOKENS, Run, Tool, agree
 from bench.machine import Environment
 
 _HEAD = """# Compatibility
@@ -16,7 +16,10 @@ Written by `make compat` (`python -m bench.compat`): do not edit. It starts a ce
 Compared are the tokens that a tool counted with those that the server counted meanwhile (`/metrics` before and after):
 exactly; and its mean TTFT and ITL with the server's own: within {share:.0%} or {ms:g} ms, whichever is more. The server
 measures at the coordinator, from `submit` to a token's arrival there. What a tool shows in addition is HTTP, tokenising
-the prompt, the network, and the tool itself, which runs on the same cores as the cell.
+the prompt, the network, and the tool itself, which runs on the same cores as the cell;
+[experiments.md](experiments.md#what-lies-between-the-coordinator-and-a-benchmark-tool) takes that apart.
+
+Each prompt has {prompt} tokens of text, to which the model's chat template adds its own; an answer has {output} tokens.
 """
 
 
@@ -25,7 +28,7 @@ def page(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment) -> 
 
 
 def _lines(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment) -> Iterator[str]:
-    yield _HEAD.format(share=ALLOWED_SHARE, ms=1000 * ALLOWED_S)
+    yield _HEAD.format(share=ALLOWED_SHARE, ms=1000 * ALLOWED_S, prompt=PROMPT_TOKENS, output=OUTPUT_TOKENS)
     dirty = " with local changes" if where.dirty else ""
     yield (
         f"Measured {where.date} on {where.cores} cores ({where.cpu}), load average {where.load_average:g} before, at "
@@ -52,7 +55,7 @@ def _lines(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment) -
     yield "\n## Commands and definitions"
     for run in runs:
         if run is next(other for other in runs if other.tool == run.tool):
-            yield f"\n{run.tool}: {tools[run.tool].definitions}\n"
+            yield f"\n### {run.tool}\n\n{tools[run.tool].definitions} {tools[run.tool].notes}\n"
         yield f"```bash\n{_environment(tools[run.tool])}{run.command}\n```"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 ALLOWED_SHARE, ALLOWED_S = 0.02, 0.002
+PROMPT_TOKENS, OUTPUT_TOKENS = 64, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class Load:
     tokenizer: str  # directory of the model
     concurrency: int
     requests: int
-    prompt_tokens: int  # of the text, without the chat template
-    output_tokens: int
+    prompt_tokens: int = PROMPT_TOKENS  # of the text, without the chat template
+    output_tokens: int = OUTPUT_TOKENS
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -60,6 +61,7 @@ class Tool:
         read: what the run that has ended in this folder reports; the text is its standard output.
         environment: variables that it needs.
         definitions: how it defines TTFT and ITL.
+        notes: what to know before it is run against a server of one's own.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Tool:
     read: Callable[[Path, str], Counted]
     environment: dict[str, str]
     definitions: str
+    notes: str
 
 
 class Run(Struct, frozen=True, kw_only=True):

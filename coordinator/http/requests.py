@@ -247,7 +247,7 @@ def decode(body: bytes, form: type[R]) -> tuple[R, tuple[str, ...]]:
         raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from error
     except RecursionError as error:
         raise ApiError(400, "the body is nested too deeply", "invalid_json") from error
-    known = {field.encode_name for field in msgspec.structs.fields(form)}
+    known = form.__struct_encode_fields__  # `msgspec.structs.fields` evaluates every annotation anew
     return request, tuple(key for key in keys if key not in known and key not in IGNORED)
 
 
