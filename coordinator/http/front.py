@@ -72,6 +72,7 @@ class HttpFront:
                 loop="none",
                 log_config=None,
                 access_log=False,
+                log_level="error",  # malformed requests are counted, not told one by one
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=math.ceil(config.limits.idle_timeout_s),
