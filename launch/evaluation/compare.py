@@ -120,7 +120,7 @@ def _statement(measure: Measure, verdict: Verdict, effect: Estimate | None, conf
     percent = "%" if measure.scale is Scale.RATIO else " percentage points"
     interval = f"{100 * effect.low:+.3g} to {100 * effect.high:+.3g}{percent}"
     text = (
-        f"{measure.name}: {verdict.value}; B - A = {100 * effect.value:+.3g}{percent}"
+        f"{measure.name}: {verdict.value}; B against A {100 * effect.value:+.3g}{percent}"
         f" ({100 * confidence:.4g} % interval {interval}, {pairs} pairs)"
     )
     if verdict is Verdict.NO_DIFFERENCE and max(-effect.low, effect.high) > measure.minimal_effect:

@@ -4,6 +4,7 @@ Pure; the tests compare with SciPy, which is too large a dependency for three fu
 """
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -25,8 +26,9 @@ def binomial_quantile(probability: float, trials: int, success: float) -> int:
     return min(int(np.searchsorted(np.cumsum(mass), probability * (1.0 - 1e-12))), trials)
 
 
+@lru_cache(maxsize=1024)
 def student_t_quantile(probability: float, freedom: float) -> float:
-    """By bisection: it is asked for a handful of times per report."""
+    """By bisection, and kept: a report asks for the same few again and again."""
     if probability < 0.5:
         return -student_t_quantile(1.0 - probability, freedom)
     low, high = 0.0, 1.0

@@ -10,8 +10,9 @@ would lead the search astray; so the shares are made to fall with the rate first
 (isotonic regression, Ayer et al., 1955). At the end the search steps outwards, until a rate on either side is certain:
 those two are the interval of the result.
 
-Certain means two runs at least, since a single run near saturation does not see how little it knows; and who looks
-several times is wrong more often, so each look takes its part of what `confidence` leaves (Bonferroni).
+Certain means two runs at least, since one run near saturation does not see how little it knows, and runs that differ
+count for fewer requests (`launch.evaluation.slo.pool`). Who looks several times is wrong more often; so each look takes
+its part of what `confidence` leaves (Bonferroni).
 """
 
 import math
@@ -22,7 +23,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from launch.evaluation.intervals import CONFIDENCE, Estimate
-from launch.evaluation.slo import Attainment
+from launch.evaluation.slo import Attainment, pool
 
 _Rate = Annotated[float, Meta(gt=0.0)]
 
@@ -143,11 +144,7 @@ def judged(search: Search, probes: Sequence[Probe]) -> tuple[Judged, ...]:
 
 def _judge(search: Search, rate_per_s: float, probes: Sequence[Probe]) -> Judged:
     measured = [probe for probe in probes if not probe.lagging]
-    pooled = Attainment(
-        met=sum(probe.attainment.met for probe in measured),
-        total=sum(probe.attainment.total for probe in measured),
-        effective_total=sum(probe.attainment.effective_total for probe in measured),
-    )
+    pooled = pool([probe.attainment for probe in measured])
     share = pooled.share(1.0 - (1.0 - search.confidence) / search.probes_per_rate)
     saturated = 2 * sum(probe.saturated for probe in measured) > len(measured)
     verdict, certain = _verdict(search, share, saturated)

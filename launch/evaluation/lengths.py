@@ -1,12 +1,14 @@
 """How long are the prompts and answers of a synthetic workload?
 
-Pure: the generator is given.
+Pure: the seed is given.
 """
 
+import math
 from typing import Annotated
 
-import numpy as np
 from msgspec import Meta, Struct
+
+from launch.evaluation.draws import Purpose, stream
 
 Tokens = Annotated[int, Meta(ge=1, le=1 << 24)]
 
@@ -40,14 +42,14 @@ class LogNormal(Struct, frozen=True, tag="log-normal"):
 Lengths = Fixed | Uniform | LogNormal
 
 
-def draw(lengths: Lengths, generator: np.random.Generator) -> int:
+def draw(lengths: Lengths, seed: int, purpose: Purpose, index: int) -> int:
     match lengths:
         case Fixed(tokens=tokens):
             return tokens
         case Uniform(low=low, high=high):
-            return int(generator.integers(low, high, endpoint=True))
+            return int(stream(seed, purpose, index).integers(low, high, endpoint=True))
         case LogNormal(median_tokens=median, sigma=sigma, low=low, high=high):
-            drawn = generator.lognormal(float(np.log(median)), sigma)
+            drawn = stream(seed, purpose, index).lognormal(math.log(median), sigma)
             return round(min(max(drawn, low), high))
 
 

@@ -67,11 +67,10 @@ def latencies(result: RequestResult) -> Latencies:
 
 
 def whole(results: Sequence[RequestResult]) -> Window:
-    """First send, or when it should have been, to the last end, which is in it."""
-    return Window(
-        start_s=min((min(result.sent_s, result.arrival_s) for result in results), default=0.0),
-        end_s=float(np.nextafter(max((result.end_s for result in results), default=0.0), np.inf)),
-    )
+    """First planned arrival to the last end, both of them in it."""
+    start_s = min((min(result.arrival_s, result.sent_s) for result in results), default=0.0)
+    end_s = max((max(result.arrival_s, result.end_s) for result in results), default=0.0)
+    return Window(start_s=start_s, end_s=float(np.nextafter(end_s, np.inf)))
 
 
 def measure(results: Sequence[RequestResult], window: Window | None = None) -> Measures:

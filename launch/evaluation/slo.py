@@ -81,6 +81,21 @@ def attain(results: Sequence[RequestResult], slo: Slo) -> Attainments:
     )
 
 
+def pool(runs: Sequence[Attainment]) -> Attainment:
+    """Of all runs together; runs that differ by more than chance count for as much less.
+
+    The factor is that of overdispersion: chi-squared of the runs' shares over its degrees of freedom, if above 1.
+    """
+    met, total = sum(run.met for run in runs), sum(run.total for run in runs)
+    effective = sum(run.effective_total for run in runs)
+    share = met / total if total else 0.0
+    filled = [run for run in runs if run.total]
+    if len(filled) > 1 and 0.0 < share < 1.0:
+        squares = sum(run.effective_total * (run.met / run.total - share) ** 2 for run in filled)
+        effective /= max(squares / (share * (1.0 - share)) / (len(filled) - 1), 1.0)
+    return Attainment(met=met, total=total, effective_total=effective)
+
+
 def scale_curve(
     results: Sequence[RequestResult], slo: Slo, factors: Sequence[float]
 ) -> tuple[tuple[float, Attainments], ...]:

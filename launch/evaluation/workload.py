@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from launch.evaluation.arrivals import Arrivals, arrive
-from launch.evaluation.draws import Purpose, stream
+from launch.evaluation.draws import Purpose
 from launch.evaluation.lengths import Lengths, draw
 from launch.evaluation.scaling import UNSCALED, Scale
 from launch.evaluation.traces import PromptRecord, TraceRecord
@@ -46,8 +46,8 @@ def synthetic(
             Request(
                 index=index,
                 arrival_s=start,
-                prompt_tokens=draw(prompts, stream(seed, Purpose.PROMPT_LENGTH, index)),
-                output_tokens=draw(outputs, stream(seed, Purpose.OUTPUT_LENGTH, index)),
+                prompt_tokens=draw(prompts, seed, Purpose.PROMPT_LENGTH, index),
+                output_tokens=draw(outputs, seed, Purpose.OUTPUT_LENGTH, index),
             )
             for index, start in enumerate(starts, start=first)
         )
@@ -82,7 +82,7 @@ def from_prompts(records: Sequence[PromptRecord], outputs: Lengths, arrivals: Ar
                 index=index,
                 arrival_s=start,
                 text=record.prompt,
-                output_tokens=record.output_tokens or draw(outputs, stream(seed, Purpose.OUTPUT_LENGTH, index)),
+                output_tokens=record.output_tokens or draw(outputs, seed, Purpose.OUTPUT_LENGTH, index),
             )
             for index, (record, start) in enumerate(zip(records, starts, strict=True))
         )

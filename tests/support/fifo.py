@@ -1,14 +1,14 @@
 """What would a server with one queue answer, and when?
 
 An event simulation without a clock: requests are served one after the other, as a prefill worker serves prompts, then
-stream their tokens at a fixed gap. With Poisson arrivals and one service time it is M/D/1, whose distribution of waiting
-times is known exactly, so tests can ask whether a search finds what it should.
+stream their tokens at a fixed gap. With Poisson arrivals and one service time it is M/D/1, whose distribution of
+waiting times is known exactly, so tests can ask whether a search finds what it should.
 """
 
 import math
 from collections.abc import Callable, Iterable
 
-from scipy.optimize import brentq
+from scipy.optimize import brentq  # type: ignore[import-untyped]  # scipy ships no type information
 
 from launch.evaluation.results import Outcome, RequestResult
 from launch.evaluation.workload import Request
@@ -57,7 +57,9 @@ def waits_at_most(wait_s: float, rate_per_s: float, service_s: float) -> float:
     if rate_per_s * service_s >= 1.0:
         return 0.0
     terms = (
-        math.exp(rate_per_s * (wait_s - k * service_s)) * (-rate_per_s * (wait_s - k * service_s)) ** k / math.factorial(k)
+        math.exp(rate_per_s * (wait_s - k * service_s))
+        * (-rate_per_s * (wait_s - k * service_s)) ** k
+        / math.factorial(k)
         for k in range(int(wait_s / service_s + 1e-9) + 1)
     )
     return (1.0 - rate_per_s * service_s) * sum(terms)
