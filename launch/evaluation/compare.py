@@ -73,6 +73,8 @@ def compare(measures: Mapping[Measure, Sequence[Pair]], error: float = 0.01) -> 
     Args:
         error: how often two equal systems may be told apart, by any of the measures.
     """
+    if len({measure.name for measure in measures}) < len(measures):
+        raise ValueError("two measures have one name")
     confidence = 1.0 - error / max(len(measures), 1)
     return {measure.name: _compare(measure, pairs, confidence) for measure, pairs in measures.items()}
 

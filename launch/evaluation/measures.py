@@ -5,6 +5,7 @@ Pure. Latencies are those of completed requests that arrive in the window; what 
 arrive in it and end later would make an overloaded server look as fast as its load.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
@@ -70,7 +71,7 @@ def whole(results: Sequence[RequestResult]) -> Window:
     """First planned arrival to the last end, both of them in it."""
     start_s = min((min(result.arrival_s, result.sent_s) for result in results), default=0.0)
     end_s = max((max(result.arrival_s, result.end_s) for result in results), default=0.0)
-    return Window(start_s=start_s, end_s=float(np.nextafter(end_s, np.inf)))
+    return Window(start_s=start_s, end_s=math.nextafter(end_s, math.inf))
 
 
 def measure(results: Sequence[RequestResult], window: Window | None = None) -> Measures:

@@ -4,6 +4,7 @@ Pure. One `RequestResult` per request that was sent, with times on one clock, th
 start of the run. It is one line of JSON; everything that is reported can be computed again from the lines.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
@@ -22,7 +23,7 @@ class Outcome(StrEnum):
 
 class RequestResult(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     index: int
-    arrival_s: float  # when the workload wanted it sent
+    arrival_s: float  # when the workload wanted it sent; in a closed loop, when its turn came
     sent_s: float  # when it was
     token_s: tuple[float, ...] = ()  # when each token was at the client; tokens of one chunk have one time
     end_s: float  # its last word: of the server, or ours
@@ -58,7 +59,8 @@ def steady(results: Sequence[RequestResult], warm_up_s: float, cool_down_s: floa
     if not results:
         raise ValueError("no requests")
     arrivals = [result.arrival_s for result in results]
-    window = Window(start_s=min(arrivals) + warm_up_s, end_s=max(arrivals) - cool_down_s)
+    last = math.nextafter(max(arrivals) - cool_down_s, math.inf)  # the end of a window is not in it
+    window = Window(start_s=min(arrivals) + warm_up_s, end_s=last)
     if not any(window.has(at) for at in arrivals):
         raise ValueError(
             f"no request arrives between {warm_up_s:g} s of warm-up and {cool_down_s:g} s of cool-down:"

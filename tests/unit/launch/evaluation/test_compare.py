@@ -64,6 +64,8 @@ def test_the_statement_says_what_is_not_known() -> None:
 def test_measures_share_one_chance_to_be_wrong() -> None:
     pairs = [(0.5, 0.7), (0.6, 0.75), (0.55, 0.8), (0.4, 0.65)]
     both = compare({SHARE: pairs, TTFT: pairs})
+    with pytest.raises(ValueError, match="two measures have one name"):
+        compare({TTFT: pairs, Measure(name="TTFT", higher_is_better=True): pairs})
     assert both["TTFT"].confidence == pytest.approx(0.995)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from launch.evaluation.goodput import Ending, Found, Probe, Search, Try, Verdict, judged, next_step
+from launch.evaluation.intervals import wilson
 from launch.evaluation.slo import Attainment
 
 
@@ -63,6 +64,16 @@ def test_an_over_saturated_rate_fails_whatever_it_attained() -> None:
     assert (saturated.verdict, saturated.certain, saturated.saturated) == (Verdict.FAILED, True, True)
     half = judged(Search(), [probe(1.0, 1.0, saturated=True), probe(1.0, 1.0)])[0]
     assert half.verdict is Verdict.PASSED
+
+
+def test_a_search_stays_below_saturation_whatever_is_attained_there() -> None:
+    found, _ = run(Search(first_per_s=1.0, tolerance=0.1), lambda rate: probe(rate, 0.99, saturated=rate > 5.0))
+    assert (found.goodput_per_s, found.high_per_s) == (5.0, 5.5)
+
+
+def test_every_look_takes_its_part_of_the_error() -> None:
+    share = judged(Search(confidence=0.95, probes_per_rate=4), [probe(1.0, 0.92)])[0].share
+    assert share == wilson(920, 1000, confidence=0.9875)
 
 
 def test_a_lagging_client_ends_the_search_with_what_it_knows() -> None:

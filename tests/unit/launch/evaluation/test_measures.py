@@ -105,9 +105,14 @@ def test_a_window_takes_latencies_by_arrival_and_rates_by_what_happens_in_it() -
     assert measures.output_tokens_per_s == 6.0  # at 1.75, 1.875, 2.0; 2.0; 2.5, 2.5
 
 
+def test_windows_that_follow_each_other_share_nothing() -> None:
+    assert [Window(start_s=start, end_s=start + 1.0).has(2.0) for start in (0.0, 1.0, 2.0)] == [False, False, True]
+
+
 def test_warm_up_and_cool_down_go_by_planned_arrival() -> None:
     window = steady(RUN, warm_up_s=0.5, cool_down_s=0.5)
     assert [result.index for result in arriving(RUN, window)] == [1, 2, 3]
+    assert len(arriving(RUN, steady(RUN, warm_up_s=0.0, cool_down_s=0.0))) == len(RUN)
     with pytest.raises(ValueError, match=r"all of them arrive within 3\.1 s"):
         steady(RUN, warm_up_s=2.0, cool_down_s=2.0)
     with pytest.raises(ValueError, match="no requests"):
@@ -149,6 +154,8 @@ def test_the_keys_of_vllm() -> None:
     assert (keys["completed"], keys["failed"]) == (3, 2)
     assert keys["request_goodput"] == pytest.approx(1 / 4.0)  # request 0 alone
     assert vllm_keys(measures, RUN)["request_goodput"] is None
+    early = Window(start_s=0.0, end_s=1.75)
+    assert vllm_keys(measure(RUN, early), RUN, Slo(ttft_s=0.4))["request_goodput"] == 0.0  # request 0 ends at 2.0
     # What vllm bench computes of the same times (calculate_metrics): NumPy over all gaps, over requests of two tokens
     # or more, and over requests.
     assert keys["median_itl_ms"] == pytest.approx(np.median([500, 125, 125, 0, 1000]))

@@ -11,7 +11,7 @@ from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type i
 
 from launch.evaluation.arrivals import ClosedLoop, Constant, Gamma, Poisson, TraceClock, arrive, speed_for
 from launch.evaluation.content import Content, prompt_ids
-from launch.evaluation.draws import Purpose
+from launch.evaluation.draws import Purpose, stream
 from launch.evaluation.lengths import Fixed, Lengths, LogNormal, Uniform, draw
 from launch.evaluation.scaling import Scale, fit
 from launch.evaluation.traces import PromptRecord, TraceRecord, lines_of, read_mooncake
@@ -94,11 +94,21 @@ def test_no_draw_depends_on_another() -> None:
     assert synthetic(wide, wide, Poisson(2.0), 5, seed=10) != short
 
 
+def test_prompts_answers_and_arrivals_have_streams_of_their_own() -> None:
+    law = Uniform(1, 1000)
+    requests = synthetic(law, law, Poisson(2.0), 100, seed=9).requests
+    assert sum(request.prompt_tokens == request.output_tokens for request in requests) < 5
+    assert stream(1, Purpose.ARRIVAL, 2).random() != stream(1, Purpose.CONTENT, 2).random()
+    with pytest.raises(ValueError, match="64 bits"):
+        stream(-1, Purpose.ARRIVAL)
+
+
 def test_a_run_that_goes_on_has_arrivals_and_prompts_of_its_own() -> None:
     first = synthetic(Fixed(8), Fixed(1), Poisson(2.0), 20, seed=9)
     then = synthetic(Fixed(8), Fixed(1), Poisson(2.0), 20, seed=9, first=20)
     assert [request.index for request in then.requests] == list(range(20, 40))
     assert then.requests[0].arrival_s < 5.0
+    assert then.requests[0].arrival_s != first.requests[0].arrival_s
     ids = [prompt_ids(request, CONTENT) for request in (*first.requests, *then.requests)]
     assert len(set(ids)) == 40
 
