@@ -4,7 +4,8 @@ Pure. Percentiles are interpolated linearly between order statistics (definition
 default, and `vllm bench`'s). Intervals hold 95 % unless asked otherwise:
 
 - a percentile of independent values: from order statistics, whose ranks are binomial; no distribution is assumed. A
-  side that no rank can bound is None: 100 values do not bound their p99 from above;
+  side that no rank can bound is None: 100 values do not bound their p99 from above. Of two values the p99 is almost
+  surely above both, and the interpolated one is not; the interval is then widened to hold it;
 - a mean of independent values: Student's t;
 - mean and percentile of values that come in clusters, as the gaps of one request do: the variance between clusters
   (Woodruff, 1952, for percentiles). To take 10,000 gaps of 100 requests for 10,000 observations makes an interval ten
@@ -46,10 +47,11 @@ def percentile(values: ArrayLike, percent: float, confidence: float = CONFIDENCE
     if 0.0 < share < 1.0:
         low_rank = binomial_quantile(tail, count, share)
         high_rank = binomial_quantile(1.0 - tail, count, share) + 1
+    value = float(np.percentile(ordered, percent))
     return Estimate(
-        value=float(np.percentile(ordered, percent)),
-        low=float(ordered[low_rank - 1]) if low_rank >= 1 else None,
-        high=float(ordered[high_rank - 1]) if high_rank <= count else None,
+        value=value,
+        low=min(float(ordered[low_rank - 1]), value) if low_rank >= 1 else None,
+        high=max(float(ordered[high_rank - 1]), value) if high_rank <= count else None,
     )
 
 
