@@ -67,31 +67,31 @@ def test_an_empty_queue_takes_any_prompt() -> None:
 
 def test_what_no_pool_could_hold_is_named_with_both_numbers() -> None:
     cell = cell_of(worker("p0", "prefill", 4), worker("p1", "prefill", 5), worker("d0", "decode", 6))
-    assert admission.never_fits(cell, 20, 1) is None
-    too_long = admission.never_fits(cell, 21, 1)
+    assert admission.never_fits(cell, 20, 1, LIMITS) is None
+    too_long = admission.never_fits(cell, 21, 1, LIMITS)
     assert too_long is not None
     assert "21 tokens" in too_long
     assert "holds 20" in too_long
-    assert admission.never_fits(cell, 20, 5) is None, "20 + 5 - 1 tokens fit 6 pages of 4"
-    too_much = admission.never_fits(cell, 20, 6)
+    assert admission.never_fits(cell, 20, 5, LIMITS) is None, "20 + 5 - 1 tokens fit 6 pages of 4"
+    too_much = admission.never_fits(cell, 20, 6, LIMITS)
     assert too_much is not None
     assert "25 tokens of KV" in too_much
     assert "holds 24" in too_much
 
 
 def test_nothing_is_impossible_before_the_workers_are_there() -> None:
-    assert admission.never_fits(cell_of(), 10**6, 10**6) is None
-    assert admission.never_fits(cell_of(worker("p0", "prefill", 4)), 16, 10**6) is None
+    assert admission.never_fits(cell_of(), 10**6, 10**6, LIMITS) is None
+    assert admission.never_fits(cell_of(worker("p0", "prefill", 4)), 16, 10**6, LIMITS) is None
 
 
 def test_quarantined_pages_count_as_gone() -> None:
     prefill, decode = worker("p0", "prefill", 4), worker("d0", "decode", 6)
     prefill.quarantined_pages = decode.quarantined_pages = 1
     cell = cell_of(prefill, decode)
-    assert admission.never_fits(cell, 12, 1) is None
-    assert admission.never_fits(cell, 13, 1) is not None
-    assert admission.never_fits(cell, 12, 9) is None
-    assert admission.never_fits(cell, 12, 10) is not None
+    assert admission.never_fits(cell, 12, 1, LIMITS) is None
+    assert admission.never_fits(cell, 13, 1, LIMITS) is not None
+    assert admission.never_fits(cell, 12, 9, LIMITS) is None
+    assert admission.never_fits(cell, 12, 10, LIMITS) is not None
     assert admission.largest_decode_tokens(cell) == 20
 
 
