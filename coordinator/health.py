@@ -1,7 +1,7 @@
 """Can this cell produce a token now, and would it take another request?
 
 Pure. For whoever asks whether to send requests here or whether to restart the whole thing: a balancer, an orchestrator,
-a person. A single lost worker is not an illness while another pair serves.
+a person. A single lost worker is not an illness while another pair, or another aggregated worker, serves.
 """
 
 from dataclasses import dataclass

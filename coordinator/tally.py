@@ -156,9 +156,9 @@ class Tally:
         if request.tokens > 1:
             self.time_per_output_token.observe(decoding_s / (request.tokens - 1))
         self.first_to_last_token.observe(decoding_s)
-        self._stages(end.ledger)
+        self._stages(end.ledger, handed_off=request.hands_off)
 
-    def _stages(self, ledger: Ledger) -> None:
+    def _stages(self, ledger: Ledger, *, handed_off: bool) -> None:
         self.end_to_end.observe(ledger.total_s)
         self.queue.observe(ledger.queue_s)
         self.dispatched_to_first_token.observe(ledger.first_token_s - ledger.queue_s)
@@ -166,7 +166,7 @@ class Tally:
         if ledger.prefill is not None:
             self._prefill_stages(ledger.prefill)
         if ledger.decode is not None:
-            self._decode_stages(ledger.decode)
+            self._decode_stages(ledger.decode, handed_off=handed_off)
 
     def _prefill_stages(self, stages: PrefillStages) -> None:
         self.prefill_queue.observe(stages.queue_s)
@@ -178,8 +178,9 @@ class Tally:
             if stages.transfer_s > 0:
                 self.transfer_rate.observe(stages.transfer_bytes / stages.transfer_s)
 
-    def _decode_stages(self, stages: DecodeStages) -> None:
-        self.intake.observe(stages.intake_s)
-        self.verify.observe(stages.verify_s)
+    def _decode_stages(self, stages: DecodeStages, *, handed_off: bool) -> None:
+        if handed_off:
+            self.intake.observe(stages.intake_s)
+            self.verify.observe(stages.verify_s)
         self.join.observe(stages.join_s)
         self.decode.observe(stages.decode_s)

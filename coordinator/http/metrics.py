@@ -125,6 +125,12 @@ def _requests(tally: Tally) -> Iterator[Metric]:
         [([], tally.prompt_tokens)],
     )
     yield counter(
+        "kvrelay_local_prompts",
+        "Prompts sent to a decode worker to be computed there; in an aggregated cell, all of them.",
+        [],
+        [([], tally.local_prompts)],
+    )
+    yield counter(
         "kvrelay_generated_tokens",
         "Tokens handed to a front, of answers that end well or not.",
         [],
@@ -213,7 +219,7 @@ def _heartbeats(workers: tuple[WorkerStatus, ...]) -> Iterator[Metric]:
     requests = gauge(
         "kvrelay_worker_requests",
         "From the worker's last heartbeat. Prefill: prompts being computed, and prompts that wait for their first "
-        "chunk. Decode: sequences in the batch, and requests that are being taken in.",
+        "chunk. Decode: sequences in the batch with prompts computed there, and requests that are being taken in.",
         ["worker", "role", "state"],
         [],
     )
@@ -248,7 +254,7 @@ def _state(cell: CellState) -> Iterator[Metric]:
         "kvrelay_prefill_backlog_tokens",
         "Prompt tokens sent to the worker and not yet computed.",
         ["worker"],
-        [([worker.worker_id], worker.backlog_tokens) for worker in prefills],
+        [([worker.worker_id], worker.backlog_tokens) for worker in (*prefills, *decodes)],
     )
     yield gauge(
         "kvrelay_prefill_tokens_per_second",
