@@ -14,6 +14,6 @@ class DecodeConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     engine: AnyEngineConfig
     max_batch: int = 64  # sequences in one decode step
     chunk_tokens: int = 512  # token budget of a step, for the prompts that are computed here
-    mixed_chunk_tokens: int = 256  # the same of a step in which somebody decodes, who waits for it
+    mixed_chunk_tokens: int = 128  # the same of a step in which somebody decodes, who waits for it
     transfer_timeout_s: float = 30.0
     log_level: str = "INFO"

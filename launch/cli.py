@@ -71,7 +71,7 @@ def up(  # noqa: PLR0913 - the flags of the server
     chunk_tokens: Annotated[int, Parameter(help="Token budget of one prefill step.")] = 512,
     mixed_chunk_tokens: Annotated[
         int, Parameter(help="Prompt tokens in one step of a decode worker in which somebody decodes.")
-    ] = 256,
+    ] = 128,
     max_batch: Annotated[int, Parameter(help="Sequences in one decode step.")] = 64,
     seed: Annotated[int, Parameter(help="Seed of the dummy weights.")] = 0,
     mock: Annotated[

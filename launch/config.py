@@ -38,7 +38,7 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     decode_kv_tokens: int = 16384
     max_model_len: int | None = None
     chunk_tokens: int = 512
-    mixed_chunk_tokens: int = 256
+    mixed_chunk_tokens: int = 128
     max_batch: int = 64
     fake_step_s: float = 0.0
     fake_token_s: float = 0.0
