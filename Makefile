@@ -11,7 +11,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test check bench compat clean help
 
 demo: $(READY)  ## start a small cell with a real model and watch it answer
 	$(RUN) -m launch.demo
@@ -31,8 +31,11 @@ check: $(READY)  ## format, lint, types, import contracts and the rules of the t
 bench: $(READY)  ## measure this machine
 	$(RUN) -m bench
 
+compat: $(READY)  ## run guidellm, aiperf and LangChain against a cell, and compare their numbers with ours
+	$(RUN) -m bench.compat
+
 clean:  ## remove what the other targets made, except models in the user's cache
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
+	rm -rf $(VENV) .compat build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Protocol
 import cyclopts
 from cyclopts import Parameter
 
-from bench import coordinator, handoff, report, startup, transfer
+from bench import coordinator, handoff, http, report, startup, transfer
 from bench.machine import environment
 from bench.rows import Row
 from launch.errors import ModelUnavailable
@@ -23,7 +23,7 @@ from launch.supervisor import CellFailed
 
 _RESULTS = Path(__file__).parent / "results"
 
-Name = Literal["transfer", "handoff", "coordinator", "startup"]
+Name = Literal["transfer", "handoff", "coordinator", "http", "startup"]
 
 
 class _Benchmark(Protocol):
@@ -34,10 +34,11 @@ _BENCHMARKS: dict[Name, _Benchmark] = {
     "transfer": transfer.run,
     "handoff": handoff.run,
     "coordinator": coordinator.run,
+    "http": http.run,
     "startup": startup.run,
 }
 
-app = cyclopts.App(name="python -m bench", help="Measure KV transfer, hand-off, coordinator and startup.")
+app = cyclopts.App(name="python -m bench", help="Measure KV transfer, hand-off, coordinator, HTTP front and startup.")
 
 
 @app.default

@@ -27,14 +27,14 @@ from launch.client import StreamingClient
 from launch.supervisor import COORDINATOR
 from runtime.params import SamplingParams
 
-_CONCURRENT = 64
-_PROMPT = (97,) * 16
-_PACED_STEP_S = 0.01
+CONCURRENT = 64
+PROMPT = (97,) * 16
+PACED_STEP_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class _Workload:
-    """`requests` requests, `_CONCURRENT` at a time, each for `tokens` tokens."""
+class Workload:
+    """`requests` requests, `CONCURRENT` at a time, each for `tokens` tokens."""
 
     name: str
     requests: int
@@ -42,14 +42,14 @@ class _Workload:
 
     @property
     def parameters(self) -> dict[str, str | int]:
-        return {"load": self.name, "streams": _CONCURRENT, "requests": self.requests, "tokens each": self.tokens}
+        return {"load": self.name, "streams": CONCURRENT, "requests": self.requests, "tokens each": self.tokens}
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    paced: _Workload
-    flooded: _Workload
-    short: _Workload
+    paced: Workload
+    flooded: Workload
+    short: Workload
     rounds: int
 
 
@@ -71,11 +71,11 @@ class _Quantity:
     value: Callable[[_Sample], float]
 
 
-_FULL = _Plan(_Workload("paced", 256, 100), _Workload("flooded", 1280, 200), _Workload("short", 1280, 2), rounds=5)
-_QUICK = _Plan(_Workload("paced", 64, 100), _Workload("flooded", 384, 200), _Workload("short", 1024, 2), rounds=2)
+_FULL = _Plan(Workload("paced", 256, 100), Workload("flooded", 1280, 200), Workload("short", 1280, 2), rounds=5)
+_QUICK = _Plan(Workload("paced", 64, 100), Workload("flooded", 384, 200), Workload("short", 1024, 2), rounds=2)
 
-_WALL_NOTE = "the engine's steps if paced, else whoever of coordinator, client and workers first fills a core"
-_SHARE_NOTE = "not a limit: CPU seconds per second of wall-clock time"
+WALL_NOTE = "the engine's steps if paced, else whoever of coordinator, client and workers first fills a core"
+SHARE_NOTE = "not a limit: CPU seconds per second of wall-clock time"
 _OF_TOKENS = (
     _Quantity(
         "tokens per coordinator CPU second",
@@ -83,15 +83,15 @@ _OF_TOKENS = (
         "a ZeroMQ send per token if paced, else the books of a stream, its text and stop strings in Python",
         lambda sample: sample.tokens / sample.coordinator_s,
     ),
-    _Quantity("tokens per second", "tokens/s", _WALL_NOTE, lambda sample: sample.tokens / sample.wall_s),
+    _Quantity("tokens per second", "tokens/s", WALL_NOTE, lambda sample: sample.tokens / sample.wall_s),
     _Quantity(
         "tokens per message to the client",
         "tokens",
         "one per step and request, unless steps arrive while the coordinator is busy",
         lambda sample: sample.tokens / sample.messages,
     ),
-    _Quantity("CPU share of the coordinator", "cores", _SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
-    _Quantity("CPU share of the client", "cores", _SHARE_NOTE, lambda sample: sample.client_s / sample.wall_s),
+    _Quantity("CPU share of the coordinator", "cores", SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
+    _Quantity("CPU share of the client", "cores", SHARE_NOTE, lambda sample: sample.client_s / sample.wall_s),
 )
 _OF_REQUESTS = (
     _Quantity(
@@ -100,13 +100,13 @@ _OF_REQUESTS = (
         "ZeroMQ sends: nearly all of its messages are alone on their way; then validation and routing in Python",
         lambda sample: sample.requests / sample.coordinator_s,
     ),
-    _Quantity("requests per second", "requests/s", _WALL_NOTE, lambda sample: sample.requests / sample.wall_s),
+    _Quantity("requests per second", "requests/s", WALL_NOTE, lambda sample: sample.requests / sample.wall_s),
 )
 
 
 async def run(*, quick: bool) -> list[Row]:
     plan = _QUICK if quick else _FULL
-    paced = await _measure(_PACED_STEP_S, (plan.paced,), plan.rounds)
+    paced = await _measure(PACED_STEP_S, (plan.paced,), plan.rounds)
     at_once = await _measure(0.0, (plan.flooded, plan.short), plan.rounds)
     return [
         summarise(
@@ -122,21 +122,21 @@ async def run(*, quick: bool) -> list[Row]:
     ]
 
 
-async def _measure(step_s: float, workloads: Sequence[_Workload], rounds: int) -> dict[_Workload, list[_Sample]]:
+async def _measure(step_s: float, workloads: Sequence[Workload], rounds: int) -> dict[Workload, list[_Sample]]:
     """The workloads in turns, on one cell whose engine takes `step_s` for a step."""
-    samples: dict[_Workload, list[_Sample]] = {workload: [] for workload in workloads}
+    samples: dict[Workload, list[_Sample]] = {workload: [] for workload in workloads}
     async with cell(mock_options(step_s)) as running, StreamingClient(running.endpoint) as client:
         coordinator = running.supervisor.pids()[COORDINATOR]
-        await _drive(client, _Workload("warm-up", _CONCURRENT, 50))
+        await drive(client, Workload("warm-up", CONCURRENT, 50))
         for _ in range(rounds):
             for workload in workloads:
                 samples[workload].append(await _sample(client, workload, coordinator))
     return samples
 
 
-async def _sample(client: StreamingClient, workload: _Workload, coordinator: int) -> _Sample:
+async def _sample(client: StreamingClient, workload: Workload, coordinator: int) -> _Sample:
     start, client_start, coordinator_start = time.perf_counter(), time.process_time(), cpu_s(coordinator)
-    messages = await _drive(client, workload)
+    messages = await drive(client, workload)
     return _Sample(
         requests=workload.requests,
         tokens=workload.requests * workload.tokens,
@@ -147,27 +147,27 @@ async def _sample(client: StreamingClient, workload: _Workload, coordinator: int
     )
 
 
-async def _drive(client: StreamingClient, workload: _Workload) -> int:
+async def drive(client: StreamingClient, workload: Workload) -> int:
     """Run a workload to its end; how many messages brought its tokens.
 
     Raises:
         AssertionError: an answer is not the one that can be computed by hand.
     """
     left = iter(range(workload.requests))
-    expected = fake_tokens(_PROMPT, workload.tokens)
+    expected = fake_tokens(PROMPT, workload.tokens)
     sampling = SamplingParams(max_tokens=workload.tokens, temperature=0.0, ignore_eos=True)
 
     async def stream() -> int:
         messages = 0
         for number in left:  # shared: whoever is free takes the next
-            done = await client.generate(prompt_token_ids=_PROMPT, sampling=sampling).finish()
+            done = await client.generate(prompt_token_ids=PROMPT, sampling=sampling).finish()
             if done.token_ids != expected:
                 raise AssertionError(f"request {number} of {workload.name} was answered wrongly")
             messages += sum(gap_s > 0 for gap_s in done.gaps_s)  # tokens of one message arrive at the same time
         return messages
 
     async with asyncio.TaskGroup() as tasks:
-        streams = [tasks.create_task(stream()) for _ in range(_CONCURRENT)]
+        streams = [tasks.create_task(stream()) for _ in range(CONCURRENT)]
     return sum(task.result() for task in streams)
 
 

@@ -19,10 +19,8 @@ from transport.control import new_context
 async def _main(settings: CoordinatorConfig, stop: asyncio.Event) -> None:
     text = open_text(Path(settings.tokenizer_dir) if settings.tokenizer_dir is not None else None)
     context = new_context()
-    try:
-        await Coordinator(settings, text, context, SystemClock()).run(stop)
-    finally:
-        context.term()
+    await Coordinator(settings, text, context, SystemClock()).run(stop)
+    context.term()  # not after a failure: it would wait for ever for the sockets that nobody has closed
 
 
 def main() -> None:

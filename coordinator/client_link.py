@@ -15,6 +15,7 @@ from coordinator.streams import StreamDelta, StreamEnd
 from coordinator.validation import InvalidRequest
 from runtime import logs
 from runtime.clock import Clock
+from runtime.process import fail_loudly
 from transport import codec
 from transport.control import Context, ControlServer, Sent
 from transport.errors import ProtocolError
@@ -156,7 +157,13 @@ class ClientLink:
             opened = client.requests[message.id] = _OpenRequest()
             task = asyncio.get_running_loop().create_task(self._start(client, message, opened))
             self._submits.add(task)
-            task.add_done_callback(self._submits.discard)
+            task.add_done_callback(self._started)
+
+    def _started(self, task: asyncio.Task[None]) -> None:
+        self._submits.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            fail_loudly(error)  # what a client may do wrong has been answered: this is a broken invariant
 
     async def _start(self, client: _Client, message: Submit, opened: _OpenRequest) -> None:
         sink = _ClientSink(self, client, message.id)

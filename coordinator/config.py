@@ -5,8 +5,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-_Seconds = Annotated[float, Meta(gt=0.0)]
-_Count = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0.0, le=86400.0)]
+_Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
+
+
+class RequestLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of requests, whichever front they come through."""
+
+    max_queued_requests: _Count = 1024
+    max_queued_tokens: _Count = 1 << 20
+    max_prompt_tokens: _Count | None = None  # None: what the context has room for
+    max_output_tokens: _Count | None = None
+    request_timeout_s: _Seconds = 600.0
 
 
 class HttpLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,13 +74,11 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     prefill_workers: int
     decode_workers: int
     http: HttpConfig | None = None
-    request_timeout_s: float = 600.0
+    requests: RequestLimits = RequestLimits()
     client_timeout_s: float = 6.0
     client_stall_s: float = 30.0  # a client that reads nothing for this long is dropped
     worker_heartbeat_s: float = 0.5
     worker_timeout_s: float = 4.0
-    max_queued_requests: int = 1024
-    max_queued_tokens: int = 1 << 20
     max_requests_per_client: int = 1024
     worker_absence_s: float = 30.0
     prefill_backlog_tokens: int = 4096

@@ -64,8 +64,8 @@ class Service:
         self.text = text
         self.model: ModelInfo | None = None  # known with the first worker
         limits = admission.AdmissionLimits(
-            max_queued_requests=config.max_queued_requests,
-            max_queued_tokens=config.max_queued_tokens,
+            max_queued_requests=config.requests.max_queued_requests,
+            max_queued_tokens=config.requests.max_queued_tokens,
             worker_absence_s=config.worker_absence_s,
             prefill_backlog_tokens=config.prefill_backlog_tokens,
             local=LocalPrefill(
@@ -84,6 +84,7 @@ class Service:
         self._events: deque[Event] = deque()
         self._handling = False
         self._next_request_id = 0
+        self._trying = asyncio.Lock()  # bad grammars, which take long, hold one helper thread and not all of them
 
     async def submit(self, request: GenerateRequest, sink: Sink) -> int:
         """`prepare`, then `start`."""
@@ -111,12 +112,9 @@ class Service:
         if request.truncate_prompt_tokens is not None:
             prompt = prompt[-request.truncate_prompt_tokens :]
         kv_tokens = admission.largest_decode_tokens(self.machine.cell) or model.max_model_len
-        sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63))
+        sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63), self.config.requests)
         if sampling.grammar is not None:
-            try:
-                await asyncio.to_thread(self.text.check_grammar, sampling.grammar)
-            except ValueError as error:
-                raise InvalidRequest(str(error), "grammar") from error
+            await self._check_grammar(sampling.grammar)
         return Prepared(request, tuple(prompt), sampling)
 
     def start(self, prepared: Prepared, sink: Sink) -> int:
@@ -134,7 +132,8 @@ class Service:
         )
         asked = prepared.sampling.max_tokens or 0  # `resolve` has set it
         self.tally.started(request_id, len(prompt), asked, self._clock.now())
-        timeout_s = min(request.timeout_s or self.config.request_timeout_s, self.config.request_timeout_s)
+        longest_s = self.config.requests.request_timeout_s
+        timeout_s = min(request.timeout_s or longest_s, longest_s)
         self.handle(Submitted(request_id, prompt, prepared.sampling, timeout_s))
         return request_id
 
@@ -161,6 +160,13 @@ class Service:
             return await asyncio.to_thread(self.text.encode, text, add_special_tokens=special)
         except ValueError as error:
             raise InvalidRequest(str(error), "messages" if chat else "prompt") from error
+
+    async def _check_grammar(self, grammar: str) -> None:
+        try:
+            async with self._trying:
+                await asyncio.to_thread(self.text.check_grammar, grammar)
+        except ValueError as error:
+            raise InvalidRequest(str(error), "grammar") from error
 
     def cancel(self, request_id: int) -> None:
         self.handle(CancelAsked(request_id))

@@ -95,7 +95,7 @@ def _bounded(text: str, what: str) -> str:
 
 def _dumps(schema: Mapping[str, object]) -> str:
     try:
-        return json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        return json.dumps(dict(schema), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the schema is no JSON: {error}") from error
     except RecursionError:

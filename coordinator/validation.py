@@ -8,9 +8,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from coordinator.config import RequestLimits
 from runtime.description import ModelInfo
 from runtime.params import SamplingParams
 from transport.messages.client import FailureCode, GenerateRequest
+
+_NO_LIMITS = RequestLimits()
 
 
 class InvalidRequest(Exception):
@@ -59,7 +62,12 @@ def check_length(chars: int, max_token_chars: int, model: ModelInfo) -> None:
 
 
 def resolve(
-    prompt: Sequence[int], sampling: SamplingParams, model: ModelInfo, kv_tokens: int, fresh_seed: int
+    prompt: Sequence[int],
+    sampling: SamplingParams,
+    model: ModelInfo,
+    kv_tokens: int,
+    fresh_seed: int,
+    limits: RequestLimits = _NO_LIMITS,
 ) -> SamplingParams:
     """The parameters with `max_tokens` and `seed` filled in.
 
@@ -72,11 +80,13 @@ def resolve(
     """
     if not prompt:
         raise InvalidRequest("the prompt has no tokens; give at least one", "prompt")
-    unknown = next((token for token in prompt if token >= model.vocab_size), None)
-    if unknown is not None:
-        raise InvalidRequest(
-            f"token id {unknown} is outside the vocabulary of {model.vocab_size} tokens", "prompt_token_ids"
-        )
+    if limits.max_prompt_tokens is not None and len(prompt) > limits.max_prompt_tokens:
+        message = f"the prompt has {len(prompt)} tokens; this server takes at most {limits.max_prompt_tokens}"
+        raise InvalidRequest(message, "prompt", limit="prompt_tokens")
+    most = limits.max_output_tokens
+    if most is not None and (sampling.max_tokens or 0) > most:
+        message = f"max_tokens is {sampling.max_tokens}; this server gives at most {most}"
+        raise InvalidRequest(message, "max_tokens", limit="output_tokens")
     room = model.max_model_len - len(prompt)
     if room < 1:
         raise InvalidRequest(
@@ -84,13 +94,18 @@ def resolve(
             "one token has to be generated: shorten the prompt",
             "prompt",
         )
+    unknown = next((token for token in prompt if token >= model.vocab_size), None)  # only now: it has a bounded length
+    if unknown is not None:
+        raise InvalidRequest(
+            f"token id {unknown} is outside the vocabulary of {model.vocab_size} tokens", "prompt_token_ids"
+        )
     if sampling.max_tokens is not None and sampling.max_tokens > room:
         raise InvalidRequest(
             f"max_tokens is {sampling.max_tokens}, but a prompt of {len(prompt)} tokens leaves room for {room} in the "
             f"context of {model.max_model_len}: lower max_tokens or shorten the prompt",
             "max_tokens",
         )
-    open_limit = max(1, min(room, kv_tokens - len(prompt) + 1))
+    open_limit = max(1, min(room, kv_tokens - len(prompt) + 1, room if most is None else most))
     max_tokens = sampling.max_tokens if sampling.max_tokens is not None else open_limit
     if sampling.min_tokens > max_tokens:
         raise InvalidRequest(f"min_tokens ({sampling.min_tokens}) exceeds max_tokens ({max_tokens})", "min_tokens")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.layout import KvLayout
 from engine.port import GrammarError, Matcher, NoMatcher, Row, RowFailed, RowResult
 from runtime.buffers import Region
-from runtime.tokens import SampledToken
+from runtime.tokens import SampledToken, TokenLogprobs
 
 VOCAB_SIZE = 256
 END_OF_TEXT = 4  # ASCII EOT
@@ -81,7 +81,10 @@ class FakeEngine:
                 return RowFailed(str(error))
         length = row.start + len(row.token_ids)
         context = self._pool[list(row.pages[: self.layout.pages_for(length)]), :, -1].reshape(-1)[:length]
-        return SampledToken(97 + (self._weight + int(context.sum())) % 26)
+        token = 97 + (self._weight + int(context.sum())) % 26
+        asked = row.sample.params.logprobs
+        # It knows one answer and is certain of it.
+        return SampledToken(token, None if asked is None else TokenLogprobs(0.0, ((token, 0.0),) if asked else ()))
 
     def digest(self, pages: Sequence[int]) -> bytes:
         words = self._pool[list(pages)].reshape(len(pages), self.layout.page_bytes // _WORD_BYTES)

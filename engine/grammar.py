@@ -19,6 +19,7 @@ from engine.port import GrammarError, TokenMask
 
 _MAX_ERROR_CHARS = 300
 _INITIAL_LEXER_FUEL = 300_000  # the default is 1,000,000; the enum of 10,000 strings needs less than this
+_TRIAL_STEPS = 8
 _SILENT = 0  # llguidance would write what it refuses to stderr: answers are not logged
 
 
@@ -59,15 +60,21 @@ class GrammarCompiler:
         return GrammarMatcher(self._tokenizer, self._vocab_size, grammar)
 
     def check(self, grammar: str) -> str | None:
-        """Build the grammar and its first mask: why it cannot be used, in words for who wrote it; None if it can.
+        """Build the grammar and take its first steps: why it cannot be used, in words for who wrote it; None if it can.
 
         Can crash or hang the process with a grammar that is made for it: see `engine.grammar_trial`.
         """
         matcher = _build(self._tokenizer, grammar)
         if matcher.is_error():
             return short(matcher.get_error())
+        walk = self.matcher(grammar)
+        output: list[int] = []
         try:
-            self.matcher(grammar).allowed(())
+            for _ in range(_TRIAL_STEPS):  # some grammars are built with ease, and too complex a few tokens later
+                allowed = walk.allowed(output)
+                output.append(_lowest(allowed))
+                if output[-1] in self._tokenizer.eos_tokens:
+                    break
         except GrammarError as error:
             return str(error)
         return None
@@ -97,7 +104,7 @@ class GrammarMatcher:
             raise ValueError(f"an output of {len(output)} tokens where {self._seen} have been seen")
         fresh = list(output[self._seen :])
         if fresh and not self._matcher.consume_tokens(fresh):
-            raise GrammarError(f"the first {len(output)} tokens of the answer do not fit the grammar")
+            raise GrammarError(f"the grammar cannot be followed beyond {self._seen} tokens: too complex, or not theirs")
         self._seen = len(output)
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.int32)[: -(-self._vocab_size // 32)].copy()
         if self._matcher.is_error():
@@ -107,6 +114,13 @@ class GrammarMatcher:
         if not mask.any():
             raise GrammarError(f"after {self._seen} tokens no token of the model fits the grammar")
         return mask
+
+
+def _lowest(mask: TokenMask) -> int:
+    """The lowest token that a mask allows."""
+    word = int(np.flatnonzero(mask)[0])
+    bits = int(mask[word]) & 0xFFFFFFFF
+    return 32 * word + (bits & -bits).bit_length() - 1
 
 
 def short(text: str) -> str:

@@ -23,7 +23,7 @@ from launch.config import CellOptions, Dtype, LoadFormat
 from launch.display import CellDisplay
 from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable
-from launch.http_options import check_port, http_config
+from launch.http_options import check_port, http_config, split_limits
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
 from launch.stats import print_status
@@ -90,7 +90,8 @@ def up(  # noqa: PLR0913 - the flags of the server
         tuple[str, ...], Parameter(help="Names that the Host header may have; this machine's own if there is no key.")
     ] = (),
     limit: Annotated[
-        tuple[str, ...], Parameter(help="A bound of the OpenAI API as NAME=VALUE, such as max_n=4; see docs.")
+        tuple[str, ...],
+        Parameter(help="A bound as NAME=VALUE, such as max_output_tokens=512; docs/http.md has all."),
     ] = (),
     metrics_compat: Annotated[
         Literal["none", "vllm"], Parameter(help="Show metrics under the names of vLLM as well.")
@@ -105,6 +106,7 @@ def up(  # noqa: PLR0913 - the flags of the server
     display = CellDisplay(Console(stderr=True), verbose=verbose)
     workers = _workers(prefill, decode, aggregated)
     try:
+        http_limits, request_limits = split_limits(limit)
         api = None
         if http:
             api = http_config(
@@ -112,7 +114,7 @@ def up(  # noqa: PLR0913 - the flags of the server
                 port,
                 api_keys=api_key,
                 allowed_hosts=allowed_host,
-                limits=limit,
+                limits=http_limits,
                 metrics_compat=metrics_compat,
             )
             check_port(host, port)
@@ -136,6 +138,7 @@ def up(  # noqa: PLR0913 - the flags of the server
             chunk_tokens=chunk_tokens,
             mixed_chunk_tokens=mixed_chunk_tokens,
             max_batch=max_batch,
+            requests=request_limits,
             http=api,
         )
         asyncio.run(serve(options, base_dir(os.environ), name, display, drain_timeout))

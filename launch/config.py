@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from coordinator.config import CoordinatorConfig, HttpConfig
+from coordinator.config import CoordinatorConfig, HttpConfig, RequestLimits
 from decode_worker.config import DecodeConfig
 from engine.config import AnyEngineConfig, EngineConfig, FakeEngineConfig
 from launch.placement import Placement
@@ -43,7 +43,7 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     fake_step_s: float = 0.0
     fake_token_s: float = 0.0
     fake_kv_bytes_per_token: int = 1024
-    request_timeout_s: float = 600.0
+    requests: RequestLimits = RequestLimits()
     worker_timeout_s: float = 4.0
     client_stall_s: float = 30.0
     http: HttpConfig | None = None
@@ -77,7 +77,7 @@ def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> Coo
         aggregated=bool(options.aggregated),
         local_prompt_tokens=options.local_prefill_tokens,
         http=options.http,
-        request_timeout_s=options.request_timeout_s,
+        requests=options.requests,
         worker_timeout_s=options.worker_timeout_s,
         client_stall_s=options.client_stall_s,
         log_level=options.log_level,

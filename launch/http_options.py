@@ -8,11 +8,11 @@ import hashlib
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from coordinator.config import HttpConfig, HttpLimits
+from coordinator.config import HttpConfig, HttpLimits, RequestLimits
 from launch.ports import port_holder
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -24,27 +24,27 @@ def http_config(
     *,
     api_keys: Sequence[str],
     allowed_hosts: Sequence[str],
-    limits: Sequence[str],
+    limits: HttpLimits,
     metrics_compat: Literal["none", "vllm"],
 ) -> HttpConfig:
     """
     Args:
         allowed_hosts: of the Host header; none given: any with an API key, the names of this machine without one.
-        limits: `NAME=VALUE` each, names as in `HttpLimits`.
 
     Raises:
         ValueError: the options contradict each other, with what to change.
     """
     if any(not key.strip() for key in api_keys):
         raise ValueError("an API key is empty")
-    names = tuple(allowed_hosts) or (None if api_keys else (*_LOOPBACK_NAMES, host))
+    asked = tuple(_without_port(name) for name in allowed_hosts)
+    names = asked or (None if api_keys else (*_LOOPBACK_NAMES, _without_port(host)))
     return HttpConfig(
         host=host,
         port=port,
         api_key_digests=tuple(hashlib.sha256(key.strip().encode()).hexdigest() for key in api_keys),
         allowed_hosts=names,
         metrics_compat="" if metrics_compat == "none" else metrics_compat,
-        limits=_limits(limits),
+        limits=limits,
     )
 
 
@@ -74,6 +74,13 @@ def base_url(host: str, port: int) -> str:
     return f"http://{f'[{shown}]' if _is_ipv6(shown) else shown}:{port}"
 
 
+def _without_port(name: str) -> str:
+    """A host as the gate compares it: `[::1]` in brackets, and no port behind it."""
+    if _is_ipv6(name):
+        return f"[{name}]"
+    return name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+
+
 def _is_ipv6(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).version == 6
@@ -81,15 +88,26 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
-def _limits(settings: Sequence[str]) -> HttpLimits:
-    given: dict[str, Any] = {}
+def split_limits(settings: Sequence[str]) -> tuple[HttpLimits, RequestLimits]:
+    """`NAME=VALUE` each; names as in the two structures.
+
+    Raises:
+        ValueError: no such limit, or no such value.
+    """
+    given: dict[str, str] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--limit {setting}: say NAME=VALUE")
         given[name.strip().replace("-", "_")] = value.strip()
+    http, requests = ({field.name for field in msgspec.structs.fields(form)} for form in (HttpLimits, RequestLimits))
     try:
-        return msgspec.convert(given, HttpLimits, strict=False)
-    except msgspec.ValidationError as error:
-        known = ", ".join(field.name for field in msgspec.structs.fields(HttpLimits))
-        raise ValueError(f"--limit: {error}; the limits are {known}") from error
+        unknown = given.keys() - http - requests
+        if unknown:
+            raise ValueError(f"there is no {', '.join(sorted(unknown))}")
+        return (
+            msgspec.convert({name: given[name] for name in given.keys() & http}, HttpLimits, strict=False),
+            msgspec.convert({name: given[name] for name in given.keys() & requests}, RequestLimits, strict=False),
+        )
+    except ValueError as error:  # msgspec's own are ValueErrors, too
+        raise ValueError(f"--limit: {error}; the limits are {', '.join(sorted(http | requests))}") from error

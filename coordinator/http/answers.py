@@ -36,6 +36,7 @@ from coordinator.http.translate import Asked
 from coordinator.service import Prepared
 from coordinator.streams import Finished, StreamDelta
 from coordinator.text import Text
+from runtime.params import FinishReason
 from runtime.tokens import SampledToken, TokenLogprobs
 
 
@@ -56,6 +57,7 @@ class _Choice:
     texts: list[str] = field(default_factory=list)
     tokens: list[SampledToken] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    untold: list[SampledToken] = field(default_factory=list)  # streamed with the next chunk: their text was held back
     count: int = 0
     shown_chars: int = 0
     finished: Finished | None = None
@@ -110,30 +112,36 @@ class ChatAnswer:
         self._head = head
         self._text = text
         self._readers = [_reader(asked, text) for _ in self.books.choices]
+        extras = asked.logprobs or asked.return_token_ids or asked.continuous_usage or asked.tool_choice != "none"
+        self._frames = None if extras else [self._frame(number) for number in range(len(self.books.choices))]
 
     def chunk(self, number: int, delta: StreamDelta) -> bytes:
         """The events of one delta; none while what may become a call is held back."""
         choice = self.books.note(number, delta)
         first = choice.count == len(delta.tokens)
+        if self._frames is not None and not first and delta.finish is None:
+            before, after = self._frames[number]
+            return before + msgspec.json.encode(delta.text) + after
         piece = self._read(number, delta)
         fresh = self._fresh(choice, piece)
         body = b""
         if first:
             body = _event(self._chunk(number, choice, ChatDelta(role="assistant", content="")))
+        choice.untold.extend(delta.tokens)
         held_back = self.books.asked.tool_choice != "none" and not piece.text and not fresh
         if held_back and delta.finish is None:
             return body
         calls = len(choice.calls)
         content = ChatDelta(
-            content=piece.text if piece.text or not held_back else UNSET,
+            content=piece.text if piece.text or not (held_back or fresh) else UNSET,
             tool_calls=[
                 ToolCallDelta(calls - len(fresh) + place, _call_id(), CalledFunction(call.name, call.arguments))
                 for place, call in enumerate(fresh)
             ]
             or UNSET,
         )
-        logprobs = self._logprobs(delta.tokens)
-        return body + _event(self._chunk(number, choice, content, delta, logprobs))
+        tokens, choice.untold = choice.untold, []
+        return body + _event(self._chunk(number, choice, content, tokens, over=delta.finish is not None))
 
     def whole(self) -> bytes:
         choices = []
@@ -172,6 +180,13 @@ class ChatAnswer:
         choice.texts.append(piece.text)
         self._fresh(choice, piece)
 
+    def _frame(self, number: int) -> tuple[bytes, bytes]:
+        """What surrounds the text on a chunk of text alone: most chunks are, and nothing else on them changes."""
+        mark = secrets.token_hex(16)
+        chunk = _event(self._chunk(number, self.books.choices[number], ChatDelta(content=mark)))
+        before, _, after = chunk.partition(b'"' + mark.encode() + b'"')
+        return before, after
+
     def _read(self, number: int, delta: StreamDelta) -> Piece:
         reader = self._readers[number]
         piece = reader.push(delta.text)
@@ -191,25 +206,26 @@ class ChatAnswer:
     def _reason(self, choice: _Choice) -> str | None:
         if choice.finished is None:
             return None
-        return "tool_calls" if choice.calls else str(choice.finished.reason)
+        complete = choice.finished.reason is FinishReason.STOP  # else a call behind the last one may be missing
+        return "tool_calls" if choice.calls and complete else str(choice.finished.reason)
 
     def _chunk(
         self,
         number: int,
         choice: _Choice,
         content: ChatDelta,
-        delta: StreamDelta | None = None,
-        logprobs: ChatLogprobs | None = None,
+        tokens: Sequence[SampledToken] | None = None,
+        *,
+        over: bool = False,
     ) -> ChatChunk:
-        """`delta` is what the chunk carries; the one with the role carries nothing."""
-        over = delta is not None and delta.finish is not None
+        """`tokens` are what the chunk carries; the one with the role carries nothing."""
         entry = ChatChunkChoice(
             index=number,
             delta=content,
-            logprobs=logprobs,
+            logprobs=None if tokens is None else self._logprobs(tokens),
             finish_reason=self._reason(choice) if over else None,
             stop_reason=_finished(choice).stop_reason if over else UNSET,
-            token_ids=self.books.token_ids(delta.tokens) if delta is not None else UNSET,
+            token_ids=UNSET if tokens is None else self.books.token_ids(tokens),
         )
         head = self._head
         usage = self.books.running_usage(choice)

@@ -19,7 +19,7 @@ async def read_json_body(request: Request, limits: HttpLimits) -> bytes:
     """
     _check_type(request)
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > limits.max_body_bytes:
+    if announced.isdecimal() and int(announced[:20]) > limits.max_body_bytes:
         raise _too_large(limits)
     body = bytearray()
     while True:

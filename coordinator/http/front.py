@@ -6,6 +6,7 @@ is there already and installs no signal handler; the coordinator's timer drives 
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Callable, Generator
 
@@ -71,9 +72,10 @@ class HttpFront:
                 loop="none",
                 log_config=None,
                 access_log=False,
+                log_level="error",  # malformed requests are counted, not told one by one
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=int(config.limits.idle_timeout_s),
+                timeout_keep_alive=math.ceil(config.limits.idle_timeout_s),
                 timeout_graceful_shutdown=_LAST_WORDS_S,
                 backlog=config.limits.max_connections,
             )

@@ -6,11 +6,11 @@ goes on afterwards. Loop thread only.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from coordinator.http.answers import Answer
 from coordinator.http.counters import HttpCounters
@@ -104,6 +104,8 @@ class Generation:
 
     def tick(self, now: float, patience: Patience) -> None:
         """A client that does not take what is sent is cut off; one that hears nothing gets a sign of life."""
+        if self._inbox.gone:
+            return
         if self._sending_since is not None:
             if now - self._sending_since > patience.stall_s:
                 self._counters.limit_hit("reader_stall")
@@ -150,8 +152,7 @@ class Generation:
                 await inbox.wait()
         body = answer.whole()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await self._send(send, _start(headers), _body(body, last=True))
 
     async def _stream(self, send: Send) -> None:
         """Until something is to be said, there is no status: a request that fails before its first token gets one."""
@@ -167,7 +168,7 @@ class Generation:
                 )
                 if not started:
                     raise error
-                await self._send(send, _error_event(error) + _DONE, last=True)
+                await self._send(send, _body(_error_event(error) + _DONE, last=True))
                 return
             data = b"".join([answer.chunk(number, delta) for number, delta in inbox.take().items()])
             over = answer.books.finished
@@ -177,19 +178,27 @@ class Generation:
                 data = _KEEP_ALIVE
             inbox.quiet_too_long = False
             if data:
-                if not started:
-                    started = True
-                    await send({"type": "http.response.start", "status": 200, "headers": list(_STREAM_HEADERS)})
-                await self._send(send, data, last=over)
+                start = () if started else (_start(_STREAM_HEADERS),)
+                started = True
+                await self._send(send, *start, _body(data, last=over))
             if over:
                 return
             await inbox.wait()
 
-    async def _send(self, send: Send, data: bytes, *, last: bool) -> None:
+    async def _send(self, send: Send, *messages: Message) -> None:
         """Waits while the client's buffers are full; meanwhile deltas merge in the inbox."""
         self._sending_since = self._open_answers.now()
-        await send({"type": "http.response.body", "body": data, "more_body": not last})
+        for message in messages:
+            await send(message)
         self._last_sent, self._sending_since = self._open_answers.now(), None
+
+
+def _start(headers: Iterable[tuple[bytes, bytes]]) -> Message:
+    return {"type": "http.response.start", "status": 200, "headers": list(headers)}
+
+
+def _body(data: bytes, *, last: bool) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": not last}
 
 
 def _with_seed(sampling: SamplingParams, sample: int) -> SamplingParams:

@@ -33,6 +33,13 @@ _FAILURES = {
     "503": "loading, shutting down, or a worker was lost",
     "504": "the request took longer than it may",
 }
+_EVENT = {
+    "type": "object",
+    "description": "One event of the stream: `data` is JSON (x-event, or an error), and [DONE] at the end.",
+    "properties": {"data": {"type": "string"}},
+    "required": ["data"],
+}
+"""Before OpenAPI 3.2, the schema of an event stream describes each event: so tools read it."""
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 code,pre{font:.9em/1.4 ui-monospace,monospace}pre{background:#f5f5f5;padding:.7rem;overflow:auto}
 h2{margin-top:2.5rem;border-top:1px solid #ddd;padding-top:1rem}table{border-collapse:collapse;width:100%}
@@ -68,7 +75,7 @@ def _operation(one: "Operation") -> dict[str, Any]:
     if one.answer is not None:
         content["application/json"] = {"schema": _ref(one.answer)}
     if one.stream is not None:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": _ref(one.stream)}
+        content["text/event-stream"] = {"schema": _EVENT, "x-event": _ref(one.stream)}
     responses: dict[str, Any] = {"200": {"description": "the answer", **({"content": content} if content else {})}}
     error = {"application/json": {"schema": _ref(schemas.ErrorBody)}}
     for status, description in _FAILURES.items():

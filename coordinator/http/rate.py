@@ -5,6 +5,8 @@ Pure. A token bucket per API key: `per_minute` on average, as many at once. One 
 
 from dataclasses import dataclass, field
 
+_ROUNDING = 1e-9
+
 
 @dataclass(slots=True)
 class RateLimit:
@@ -20,7 +22,7 @@ class RateLimit:
         owed, then = self._spent.get(key, (0.0, now))
         owed = max(0.0, owed - (now - then) * self.per_minute / 60)
         excess = owed + 1 - max(1.0, self.per_minute)
-        if excess > 0:
+        if excess > _ROUNDING:
             self._spent[key] = (owed, now)
             return excess * 60 / self.per_minute
         self._spent[key] = (owed + 1, now)

@@ -184,6 +184,8 @@ class DetokenizeRequest(Struct, frozen=True, kw_only=True):
     model: Annotated[str, Meta(max_length=512)] | None = None
 
 
+_Keys = Annotated[dict[str, msgspec.Raw], Meta(max_length=256)]  # whatever a client adds, it is not that many
+
 IGNORED = frozenset(
     (
         *("user", "metadata", "store", "service_tier", "safety_identifier"),
@@ -225,6 +227,7 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 }
 """Keys whose meaning is known and not provided here, with the values that ask for nothing; null is always one."""
 
+_LOCATED = re.compile(r"(.*) - at `(?:key` in `)?\$\.?(.*)`", re.DOTALL)
 R = TypeVar("R", ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest)
 
 
@@ -235,7 +238,7 @@ def decode(body: bytes, form: type[R]) -> tuple[R, tuple[str, ...]]:
         ApiError: 400, naming the parameter.
     """
     try:
-        keys = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        keys = msgspec.json.decode(body, type=_Keys)
         _refuse_unsupported(keys)
         request = msgspec.json.decode(body, type=form)
     except msgspec.ValidationError as error:
@@ -244,7 +247,7 @@ def decode(body: bytes, form: type[R]) -> tuple[R, tuple[str, ...]]:
         raise ApiError(400, f"the body is not valid JSON: {error}", "invalid_json") from error
     except RecursionError as error:
         raise ApiError(400, "the body is nested too deeply", "invalid_json") from error
-    known = {field.encode_name for field in msgspec.structs.fields(form)}
+    known = form.__struct_encode_fields__  # `msgspec.structs.fields` evaluates every annotation anew
     return request, tuple(key for key in keys if key not in known and key not in IGNORED)
 
 
@@ -264,9 +267,9 @@ def _same(value: object, other: object) -> bool:
 
 
 def _invalid(error: msgspec.ValidationError) -> ApiError:
-    """msgspec says where: `Expected `int`, got `str` - at `$.max_tokens``."""
-    message, _, where = str(error).partition(" - at `")
-    path = where.rstrip("`").removeprefix("$").removeprefix(".")
+    """msgspec says where: `Expected `int`, got `str` - at `$.max_tokens``, or `... - at `key` in `$.logit_bias``."""
+    located = _LOCATED.fullmatch(str(error))
+    message, path = (located[1], located[2]) if located is not None else (str(error), "")
     missing = re.search(r"missing required field `(\w+)`", message)
     if missing is not None:
         path = f"{path}.{missing[1]}".removeprefix(".")

@@ -165,9 +165,10 @@ def parse(text: str) -> tuple[Call, ...]:
 
 
 def _call(entry: object) -> Call | None:
+    """An object with a name alone is data: `{"name": "Bob"}` answers a question."""
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         return None
-    arguments = entry.get("arguments", entry.get("parameters", {}))
+    arguments = entry.get("arguments", entry.get("parameters"))
     if not isinstance(arguments, dict):
         return None
     return Call(entry["name"], msgspec.json.encode(arguments).decode())

@@ -5,7 +5,7 @@ Pure. Turns the OpenAI API's fields into `GenerateRequest`s, one per prompt, and
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -60,8 +60,9 @@ def chat(body: ChatRequest, constraint: Constraint | None, limits: AskLimits) ->
     Raises:
         ApiError: 400, naming the parameter.
     """
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
+    _check_count(body, 1, limits)
     choice, tools = tool_choice(body)
     request = GenerateRequest(
         messages=messages(body.messages),
@@ -78,7 +79,6 @@ def chat(body: ChatRequest, constraint: Constraint | None, limits: AskLimits) ->
     return _asked(
         body,
         (request,),
-        limits,
         logprobs=bool(body.logprobs),
         tools=tools,
         tool_choice=choice,
@@ -97,6 +97,8 @@ def completion(body: CompletionRequest, constraint: Constraint | None, limits: A
     grammar = None if constraint is None else constraint.grammar
     sampling = _sampling(body, max_tokens=max_tokens, logprobs=body.logprobs, grammar=grammar)
     special = body.add_special_tokens is not False
+    texts = prompts(body.prompt)
+    _check_count(body, len(texts), limits)  # a body has room for a million prompts
     requests = tuple(
         GenerateRequest(
             prompt=prompt if isinstance(prompt, str) else None,
@@ -105,9 +107,9 @@ def completion(body: CompletionRequest, constraint: Constraint | None, limits: A
             sampling=sampling,
             **_common(body),
         )
-        for prompt in prompts(body.prompt)
+        for prompt in texts
     )
-    return _asked(body, requests, limits, logprobs=body.logprobs is not None, echo=bool(body.echo))
+    return _asked(body, requests, logprobs=body.logprobs is not None, echo=bool(body.echo))
 
 
 def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tuple[int, ...]]:
@@ -118,10 +120,11 @@ def prompts(prompt: str | Sequence[str | int | Sequence[int]]) -> list[str | tup
     """
     if isinstance(prompt, str):
         return [prompt]
-    if all(isinstance(part, int) for part in prompt):
-        return [tuple(part for part in prompt if isinstance(part, int))]
-    if all(isinstance(part, str) for part in prompt) or all(isinstance(part, tuple) for part in prompt):
-        return [part if isinstance(part, str) else tuple(part) for part in prompt if not isinstance(part, int)]
+    kinds = {type(part) for part in prompt}  # one pass: there may be a million of them
+    if kinds <= {int}:
+        return [cast(tuple[int, ...], prompt)]
+    if kinds in ({str}, {tuple}):
+        return list(cast(Sequence[str | tuple[int, ...]], prompt))
     raise ApiError(
         400,
         "prompt: a list holds texts, token ids, or lists of token ids, not several of these",
@@ -207,23 +210,24 @@ def _sampling(body: Request, **given: object) -> SamplingParams:
     return SamplingParams(**{name: value for name, value in named.items() if value is not None})
 
 
-def _asked(body: Request, requests: tuple[GenerateRequest, ...], limits: AskLimits, **form: Any) -> Asked:  # noqa: ANN401 - fields of `Asked`
+def _check_count(body: Request, prompt_count: int, limits: AskLimits) -> None:
     n = body.n or 1
+    if n > limits.max_n:
+        message = f"n is {n}; this server gives at most {limits.max_n} answers"
+        raise ApiError(400, message, "invalid_value", "n", limit="n")
+    if n * prompt_count > limits.max_choices:
+        asked = f"{prompt_count} prompts with n={n} ask for {n * prompt_count} answers"
+        message = f"{asked}; this server gives at most {limits.max_choices}"
+        raise ApiError(400, message, "invalid_value", "prompt", limit="choices")
+
+
+def _asked(body: Request, requests: tuple[GenerateRequest, ...], **form: Any) -> Asked:  # noqa: ANN401 - fields of `Asked`
     options = body.stream_options
     if options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true", "invalid_value", "stream_options")
-    if n > limits.max_n:
-        raise ApiError(
-            400, f"n is {n}; this server gives at most {limits.max_n} answers", "invalid_value", "n", limit="n"
-        )
-    if n * len(requests) > limits.max_choices:
-        asked = f"{len(requests)} prompts with n={n} ask for {n * len(requests)} answers"
-        raise ApiError(
-            400, f"{asked}; this server gives at most {limits.max_choices}", "invalid_value", "prompt", limit="choices"
-        )
     return Asked(
         requests=requests,
-        n=n,
+        n=body.n or 1,
         stream=bool(body.stream),
         include_usage=options is not None and bool(options.include_usage),
         continuous_usage=options is not None and bool(options.continuous_usage_stats),

@@ -49,3 +49,11 @@ def test_the_coordinator_is_measured_on_cells_that_are_gone_afterwards(tmp_path:
     assert {row.parameters["load"] for row in rows} == {"paced", "flooded", "short"}
     assert all(row.minimum > 0 for row in rows)
     assert not list((tmp_path / "kvrelay").iterdir())
+
+
+def test_the_http_front_is_measured_beside_zeromq_and_its_reader_is_gone_afterwards(tmp_path: Path) -> None:
+    rows = [result.row for result in bench(tmp_path, "http")]
+    assert {row.parameters["load"] for row in rows} == {"paced", "flooded", "short"}
+    assert all(row.minimum > 0 for row in rows if "less" not in row.quantity)
+    assert sum(row.quantity == "the same through ZeroMQ" for row in rows) == 3
+    assert not processes_of("bench.http_load")

@@ -5,12 +5,9 @@ demands that token passes the coordinator and fails where the mask is made.
 """
 
 import asyncio
-import json
 import re
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-import jsonschema_rs
 import pytest
 from transformers import LlamaConfig
 
@@ -20,21 +17,12 @@ from launch.client import RequestFailed, StreamingClient
 from launch.config import CellOptions
 from runtime.params import FinishReason, SamplingParams
 from tests.support import tiny_models, tiny_tokenizer
-from tests.support.processes import all_pages_back, cell
+from tests.support.processes import all_pages_back, cell, processes_of
+from tests.support.schema import SCHEMA, is_compact_json_of_the_schema
 
 pytestmark = pytest.mark.e2e
 
 VOCAB = 420
-SCHEMA: dict[str, object] = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 6},
-        "age": {"type": "integer", "minimum": 0, "maximum": 120},
-        "tags": {"type": "array", "items": {"enum": ["the", "worker", "é"]}, "maxItems": 3},
-    },
-    "required": ["name", "age", "tags"],
-    "additionalProperties": False,
-}
 OPTIONS = ["yes", "no", "東京"]
 REGEX = r"[a-c]{2,5}-\d+x"
 GRAMMARS = {
@@ -50,7 +38,7 @@ FAILS_LATER = 'start: "b" A\nA: /c/ & /d/'
 def is_valid(name: str, text: str) -> bool:
     match name:
         case "schema":
-            return jsonschema_rs.validator_for(SCHEMA).is_valid(json.loads(text))
+            return is_compact_json_of_the_schema(text)
         case "regex":
             return re.fullmatch(REGEX, text) is not None
         case "choice":
@@ -72,72 +60,67 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-Main = Callable[[StreamingClient], Coroutine[object, object, None]]
+def sampling(grammar: str | None, seed: int, max_tokens: int = 120) -> SamplingParams:
+    return SamplingParams(temperature=1.0, seed=seed, max_tokens=max_tokens, grammar=grammar)
 
 
-def in_a_cell(model: Path, main: Main) -> None:
+async def keep_to_their_grammar_alone_and_among_others(client: StreamingClient) -> None:
+    async def answer(grammar: str | None, seed: int) -> tuple[list[int], str, object]:
+        prompt = list(range(10, 17 + seed))
+        done = await client.generate(prompt_token_ids=prompt, sampling=sampling(grammar, seed)).finish()
+        return done.token_ids, done.text, done.finish_reason
+
+    asks = [(name, grammar, seed) for seed in range(2) for name, grammar in GRAMMARS.items()]
+    alone = [await answer(grammar, seed) for _, grammar, seed in asks]
+    plain = [await answer(None, seed) for seed in range(2)]
+    for (name, _, _), (_, text, reason) in zip(asks, alone, strict=True):
+        assert reason is FinishReason.STOP or name == "gbnf"  # whose brackets need not close in time
+        assert reason is not FinishReason.STOP or is_valid(name, text), f"{name}: {text!r}"
+    together = await asyncio.gather(
+        *(answer(grammar, seed) for _, grammar, seed in asks), *(answer(None, s) for s in range(2))
+    )
+    assert together == alone + plain
+    bad = client.generate(prompt_token_ids=[5], sampling=sampling("start: missing", 0))
+    with pytest.raises(RequestFailed, match="missing"):
+        await bad.finish()
+    # Token 1 alone, which has no hand-off, keeps to the grammar as well.
+    for seed in range(5):
+        one = client.generate(prompt_token_ids=[5], sampling=sampling(GRAMMARS["regex"], seed, max_tokens=1))
+        assert re.fullmatch("[a-c]+", (await one.finish()).text)
+
+
+async def a_grammar_that_fails_ends_its_request_only(client: StreamingClient) -> None:
+    async def fails(grammar: str, max_tokens: int = 120) -> str:
+        with pytest.raises(RequestFailed) as caught:
+            await client.generate(
+                prompt_token_ids=list(range(10, 50)), sampling=sampling(grammar, 0, max_tokens)
+            ).finish()
+        return str(caught.value)
+
+    other = [client.generate(prompt_token_ids=[5, 6, s], sampling=sampling(None, s)).finish() for s in range(4)]
+    others = asyncio.gather(*other)
+    first, first_only, later = await asyncio.gather(
+        fails(FAILS_AT_TOKEN_1), fails(FAILS_AT_TOKEN_1, max_tokens=1), fails(FAILS_LATER)
+    )
+    assert "after 0 tokens no token of the model fits the grammar" in first
+    assert "after 0 tokens no token of the model fits the grammar" in first_only
+    assert "after 1 tokens the grammar cannot be followed" in later
+    assert all(done.finish_reason is not None and done.token_ids for done in await others)
+    again = await client.generate(prompt_token_ids=[5], sampling=sampling(GRAMMARS["choice"], 0)).finish()
+    assert again.text in OPTIONS
+
+
+def test_grammars_in_a_cell(model: Path) -> None:
     options = CellOptions(
         model_dir=str(model), model_name="tiny", page_tokens=8, chunk_tokens=24, decode_kv_tokens=8192
     )
 
     async def run() -> None:
         async with cell(options) as running, StreamingClient(running.endpoint) as client:
-            await main(client)
+            await keep_to_their_grammar_alone_and_among_others(client)
+            await a_grammar_that_fails_ends_its_request_only(client)
             await all_pages_back(client)
+            assert processes_of(str(model / "tokenizer.json"))  # where grammars are tried
+        assert not processes_of(str(model / "tokenizer.json"))
 
     asyncio.run(run())
-
-
-def sampling(grammar: str | None, seed: int, max_tokens: int = 120) -> SamplingParams:
-    return SamplingParams(temperature=1.0, seed=seed, max_tokens=max_tokens, grammar=grammar)
-
-
-def test_answers_keep_to_their_grammar_alone_and_among_others(model: Path) -> None:
-    async def answer(client: StreamingClient, grammar: str | None, seed: int) -> tuple[list[int], str, object]:
-        prompt = list(range(10, 17 + seed))
-        done = await client.generate(prompt_token_ids=prompt, sampling=sampling(grammar, seed)).finish()
-        return done.token_ids, done.text, done.finish_reason
-
-    async def main(client: StreamingClient) -> None:
-        asks = [(name, grammar, seed) for seed in range(2) for name, grammar in GRAMMARS.items()]
-        alone = [await answer(client, grammar, seed) for _, grammar, seed in asks]
-        plain = [await answer(client, None, seed) for seed in range(2)]
-        for (name, _, _), (_, text, reason) in zip(asks, alone, strict=True):
-            assert reason is FinishReason.STOP or name == "gbnf"  # whose brackets need not close in time
-            assert reason is not FinishReason.STOP or is_valid(name, text), f"{name}: {text!r}"
-        together = await asyncio.gather(
-            *(answer(client, grammar, seed) for _, grammar, seed in asks), *(answer(client, None, s) for s in range(2))
-        )
-        assert together == alone + plain
-        bad = client.generate(prompt_token_ids=[5], sampling=sampling("start: missing", 0))
-        with pytest.raises(RequestFailed, match="missing"):
-            await bad.finish()
-        # Token 1 alone, which has no hand-off, keeps to the grammar as well.
-        for seed in range(5):
-            one = client.generate(prompt_token_ids=[5], sampling=sampling(GRAMMARS["regex"], seed, max_tokens=1))
-            assert re.fullmatch("[a-c]+", (await one.finish()).text)
-
-    in_a_cell(model, main)
-
-
-def test_a_grammar_that_fails_ends_its_request_only(model: Path) -> None:
-    async def main(client: StreamingClient) -> None:
-        async def fails(grammar: str, max_tokens: int = 120) -> str:
-            with pytest.raises(RequestFailed) as caught:
-                await client.generate(
-                    prompt_token_ids=list(range(10, 50)), sampling=sampling(grammar, 0, max_tokens)
-                ).finish()
-            return str(caught.value)
-
-        other = [client.generate(prompt_token_ids=[5, 6, s], sampling=sampling(None, s)).finish() for s in range(4)]
-        first, first_only, later, *others = await asyncio.gather(
-            fails(FAILS_AT_TOKEN_1), fails(FAILS_AT_TOKEN_1, max_tokens=1), fails(FAILS_LATER), *other
-        )
-        assert "after 0 tokens no token of the model fits the grammar" in first
-        assert "after 0 tokens no token of the model fits the grammar" in first_only
-        assert "after 1 tokens the grammar cannot be followed" in later
-        assert all(done.finish_reason is not None and done.token_ids for done in others)
-        again = await client.generate(prompt_token_ids=[5], sampling=sampling(GRAMMARS["choice"], 0)).finish()
-        assert again.text in OPTIONS
-
-    in_a_cell(model, main)

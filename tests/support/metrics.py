@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, RequestLimits
 from coordinator.events import DecodeLetGo, FirstTokenMade, PrefillLetGo, SelfTested, TokensMade, WorkerJoined
 from coordinator.http.counters import HttpCounters
 from coordinator.http.metrics import Compat, Exposition
@@ -45,8 +45,7 @@ class SimulatedService:
         tokenizer_dir=None,
         prefill_workers=1,
         decode_workers=2,
-        request_timeout_s=60.0,
-        max_queued_requests=1000,
+        requests=RequestLimits(request_timeout_s=60.0, max_queued_requests=1000),
     )
 
     def __init__(self, total_pages: int = 1000, *, linked: bool = True, aggregated: bool = False) -> None:

@@ -54,7 +54,7 @@ def test_a_drained_cell_is_well_and_takes_nothing() -> None:
 
 def test_a_full_queue_takes_nothing() -> None:
     cell = SimulatedService(total_pages=3)
-    for _ in range(1 + cell.CONFIG.max_queued_requests):
+    for _ in range(1 + cell.CONFIG.requests.max_queued_requests):
         assert cell.service.health().accepting
         cell.submit(ask())
     state = cell.service.health()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.config import CoordinatorConfig
+from coordinator.config import CoordinatorConfig, RequestLimits
 from coordinator.events import (
     DecodeLetGo,
     FirstTokenMade,
@@ -37,7 +37,7 @@ CONFIG = CoordinatorConfig(
     tokenizer_dir=None,
     prefill_workers=1,
     decode_workers=1,
-    request_timeout_s=60.0,
+    requests=RequestLimits(request_timeout_s=60.0),
 )
 MODEL = ModelInfo(name="m", vocab_size=256, max_model_len=40_000, eos_token_ids=(4,))
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.config import RequestLimits
 from coordinator.validation import InvalidRequest, check_form, check_length, resolve
 from engine.stopping import token_limit
 from runtime.description import ModelInfo
@@ -156,3 +157,23 @@ def test_a_model_without_an_end_of_sequence_follows_no_grammar() -> None:
     with pytest.raises(InvalidRequest, match="no end-of-sequence token") as caught:
         resolve([1], SamplingParams(grammar="start: /a/"), endless, 1000, 7)
     assert caught.value.param == "grammar"
+
+
+# --- bounds of this server --------------------------------------------------------------------------------------------
+
+
+def test_a_server_may_take_shorter_prompts_than_its_model() -> None:
+    limits = RequestLimits(max_prompt_tokens=3)
+    resolve([1, 2, 3], SamplingParams(), MODEL, 1000, 7, limits)
+    with pytest.raises(InvalidRequest, match="at most 3") as caught:
+        resolve([1, 2, 3, 4], SamplingParams(), MODEL, 1000, 7, limits)
+    assert (caught.value.param, caught.value.limit) == ("prompt", "prompt_tokens")
+
+
+def test_a_server_may_give_shorter_answers_than_its_model() -> None:
+    limits = RequestLimits(max_output_tokens=5)
+    assert resolve([1], SamplingParams(max_tokens=5), MODEL, 1000, 7, limits).max_tokens == 5
+    assert resolve([1], SamplingParams(), MODEL, 1000, 7, limits).max_tokens == 5, "an open one is bounded, too"
+    with pytest.raises(InvalidRequest, match="at most 5") as caught:
+        resolve([1], SamplingParams(max_tokens=6), MODEL, 1000, 7, limits)
+    assert (caught.value.param, caught.value.limit) == ("max_tokens", "output_tokens")

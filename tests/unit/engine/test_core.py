@@ -213,6 +213,7 @@ def test_opening_says_what_it_does_and_writes_nothing(model_dir: ModelDir, capfd
         "loading weights",
         "checking paged attention against the model's own",
         "allocating pages",
+        "reading the tokenizer",
         "warming up",
     ]
 
