@@ -50,10 +50,10 @@ class StepBudget:
 
     def for_prompts(self, decoding: int) -> ChunkLimits:
         """What `decoding` rows leave. One token at least: otherwise a full batch would starve every prompt."""
-        tokens = max(self.tokens - decoding, 1)
+        tokens = self.tokens - decoding
         if decoding:
             tokens = min(tokens, self.mixed_chunk_tokens)
-        return ChunkLimits(tokens, self.rows - decoding, page_tokens=1)
+        return ChunkLimits(max(tokens, 1), self.rows - decoding, page_tokens=1)
 
 
 @dataclass(slots=True)

@@ -57,6 +57,7 @@ def test_decode_takes_its_share_of_a_step_first(decoding: int, tokens: int, rows
 def test_a_batch_as_large_as_the_budget_leaves_a_prompt_one_token_and_not_none() -> None:
     assert StepBudget(rows=64, tokens=10, mixed_chunk_tokens=6).for_prompts(9).tokens == 1
     assert StepBudget(rows=64, tokens=10, mixed_chunk_tokens=6).for_prompts(30).tokens == 1
+    assert StepBudget(rows=64, tokens=10, mixed_chunk_tokens=0).for_prompts(1).tokens == 1
 
 
 # --- planning --------------------------------------------------------------------------------------------------------
