@@ -73,6 +73,7 @@ TOOL = Tool(
     definitions="TTFT: request started to first content at the client. ITL: (latency - TTFT) / (tokens - 1) of a "
     "request, in the mean of requests, which are of equal length here.",
     notes="With HF_HUB_OFFLINE=1, version 0.13 takes the directory of a tokenizer for the id of a repository and "
-    "fails; without it, it loads the directory. Reads `GET /metrics` by itself. `--use-server-token-count` takes token "
-    "counts from the server's usage instead of counting the texts again.",
+    "fails; without it, it loads the directory. Reads `GET /metrics` by itself. "
+    "`aiperf profile --use-server-token-count` takes token counts from the server's usage instead of counting the "
+    "texts again.",
 )
