@@ -19,7 +19,7 @@ from decode_worker.local import LocalPrompt, LocalPrompts, StepBudget, chunk_row
 from decode_worker.running import Running, RunningSequence, StopLimits, row
 from engine.chunking import Chunk
 from engine.pages import PageAllocator
-from engine.port import EnginePort, Row, RowResult
+from engine.port import EnginePort, RowResult
 from engine.thread import EngineThread
 from runtime import logs
 from runtime.clock import Clock
@@ -181,7 +181,7 @@ class DecodeWorker:
                 continue
             self._in_step = {one.request_id for one in step} | {chunk.prompt.request_id for chunk in chunks}
             rows = [*map(row, step), *map(chunk_row, chunks)]
-            results = await self._thread.run(_forward, self._engine, rows)
+            results = await self._thread.run(self._engine.forward, rows)
             self._in_step = set()
             self._apply(step, chunks, results)
 
@@ -252,8 +252,3 @@ class DecodeWorker:
                 error=None if outcome.ok else outcome.error,
             )
         )
-
-
-def _forward(engine: EnginePort, rows: Sequence[Row]) -> list[RowResult]:
-    """One step on the engine thread."""
-    return engine.forward(rows)
