@@ -84,8 +84,8 @@ class Exposition(Collector):
         )
         yield gauge(
             "kvrelay_healthy",
-            "1 while tokens can be expected: a model is loaded, a prefill worker is linked to a decode worker, and "
-            "workers make progress if requests wait.",
+            "1 while tokens can be expected: a model is loaded, a prefill worker is linked to a decode worker or an "
+            "aggregated worker is there, and workers make progress if requests wait.",
             [],
             [([], health.ok)],
         )
@@ -179,7 +179,9 @@ def _durations(tally: Tally) -> Iterator[Metric]:
         tally.intake,
     )
     yield seconds("verify", "Digest check of the pages received, at the decode worker.", tally.verify)
-    yield seconds("join", "Verified to first decode step starts, at the decode worker.", tally.join)
+    yield seconds(
+        "join", "Verified, or token 1 computed there, to first decode step starts, at the decode worker.", tally.join
+    )
     yield seconds("decode", "First decode step starts to last token, at the decode worker.", tally.decode)
 
 
