@@ -4,8 +4,9 @@ Pure. Only the coordinator spends a decode worker's pages, and it spends the wor
 admitted never waits for a page again and is never preempted (ADR-0003). The price is over-reservation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from coordinator.local_prefill import LocalPrefill
 from coordinator.state import CellState, WorkerRecord
 
 
@@ -17,6 +18,7 @@ class AdmissionLimits:
     """A prompt is sent to a busy prefill worker only while that worker owes fewer prompt tokens than this: pages on the
     decode worker are spent from that moment on, and a prompt that waits for its turn there spends them for nothing."""
     worker_absence_s: float = 30.0  # how long the queue waits for a role that has no worker
+    local: LocalPrefill = field(default_factory=LocalPrefill)
 
 
 def kv_tokens(prompt_tokens: int, max_tokens: int) -> int:
@@ -30,7 +32,7 @@ def pages_needed(prompt_tokens: int, max_tokens: int, page_tokens: int) -> int:
 
 
 def hands_off(max_tokens: int) -> bool:
-    """Token 1 comes from prefill; a request for one token needs no decode worker."""
+    """Token 1 comes from where the prompt is computed; after a prefill worker, a request for one needs no other."""
     return max_tokens > 1
 
 
@@ -46,17 +48,18 @@ def overload(cell: CellState, prompt_tokens: int, limits: AdmissionLimits) -> st
     return None
 
 
-def never_fits(cell: CellState, prompt_tokens: int, max_tokens: int) -> str | None:
+def never_fits(cell: CellState, prompt_tokens: int, max_tokens: int, limits: AdmissionLimits) -> str | None:
     """Why no worker of this cell could ever serve the request, however idle; None while a role has no worker yet."""
     prefills, decodes = cell.of_role("prefill"), cell.of_role("decode")
-    if prefills:
-        largest = max(map(usable_tokens, prefills))
-        if prompt_tokens > largest:
+    decodes_alone = limits.local.aggregated
+    if prefills and prompt_tokens > (largest := max(map(usable_tokens, prefills))):
+        decodes_alone = True  # no prefill worker could compute it
+        if not limits.local.may_compute(prompt_tokens):
             return (
                 f"the prompt has {prompt_tokens} tokens, but the KV pool of a prefill worker holds {largest}: "
                 "shorten the prompt or start the server with a larger --prefill-kv-tokens"
             )
-    if decodes and hands_off(max_tokens):
+    if decodes and (hands_off(max_tokens) or decodes_alone):
         largest = largest_decode_tokens(cell)
         need = kv_tokens(prompt_tokens, max_tokens)
         if need > largest:

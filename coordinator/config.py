@@ -82,5 +82,8 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_requests_per_client: int = 1024
     worker_absence_s: float = 30.0
     prefill_backlog_tokens: int = 4096
+    aggregated: bool = False  # decode workers compute every prompt themselves, and there are no prefill workers
+    local_prompt_tokens: int = 0  # prompts up to this length are computed by their decode worker
+    local_backlog_tokens: int = 1024  # while it owes fewer prompt tokens than this
     stall_s: float = 120.0  # no worker makes progress for so long while requests wait: the cell is ill
     log_level: str = "INFO"

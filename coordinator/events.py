@@ -88,6 +88,7 @@ class DecodeLetGo:
     quarantined_pages: int
     stages: DecodeStages | None
     error: str | None
+    prefill: PrefillStages | None = None  # of a prompt that the decode worker has computed itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Can this cell produce a token now, and would it take another request?
 
 Pure. For whoever asks whether to send requests here or whether to restart the whole thing: a balancer, an orchestrator,
-a person. A single lost worker is not an illness while another pair serves.
+a person. A single lost worker is not an illness while another pair, or another aggregated worker, serves.
 """
 
 from dataclasses import dataclass
@@ -34,18 +34,24 @@ def health(
         last_progress: when a worker last made a token or let go of a request.
         loading: no worker has joined yet, so nobody knows the model.
     """
-    ill = _illness(cell, now, last_progress, loading=loading, stall_s=stall_s)
+    ill = "the server is still loading its model" if loading else _nobody_serves(cell, limits)
+    ill = ill or _stalled(cell, now, last_progress, stall_s)
     if ill is not None:
         return Health(ok=False, reason=ill, accepting=False)
     closed = "the server is shutting down" if cell.draining else overload(cell, 1, limits)
     return Health(ok=True, reason=closed or "", accepting=closed is None)
 
 
-def _illness(cell: CellState, now: float, last_progress: float, *, loading: bool, stall_s: float) -> str | None:
-    if loading:
-        return "the server is still loading its model"
-    if not any(decode in cell.workers for prefill in cell.of_role("prefill") for decode in prefill.links):
-        return "no prefill worker is linked to a decode worker"
+def _nobody_serves(cell: CellState, limits: AdmissionLimits) -> str | None:
+    """One worker that serves every prompt is enough: alone in an aggregated cell, otherwise a linked pair."""
+    if limits.local.aggregated:
+        return None if cell.of_role("decode") else "no worker serves"
+    if any(decode in cell.workers for prefill in cell.of_role("prefill") for decode in prefill.links):
+        return None
+    return "no prefill worker is linked to a decode worker"
+
+
+def _stalled(cell: CellState, now: float, last_progress: float, stall_s: float) -> str | None:
     waiting = [record for record in cell.requests.values() if _waits_for_workers(record)]
     if not waiting:
         return None

@@ -38,8 +38,8 @@ from runtime.params import FinishReason
 from runtime.stages import Ledger
 from runtime.tokens import SampledToken
 from transport.messages.client import FailureCode
-from transport.messages.common import ROLES, Role
-from transport.messages.worker import Admit, CancelRequest, PeerGone, Prefill, TokenStep, ToWorker
+from transport.messages.common import Role
+from transport.messages.worker import Admit, CancelRequest, PeerGone, Prefill, Serve, TokenStep, ToWorker
 
 FINISH_GRACE_S = 1.0  # how long the last word to a client waits for the numbers of the workers
 _RATE_SMOOTHING = 0.3  # weight of the newest prompt in a prefill worker's measured rate
@@ -95,7 +95,7 @@ class Machine:
     def _submitted(self, event: Submitted, now: float) -> None:
         record = RequestRecord(event.request_id, event.prompt, event.sampling, now, now + event.timeout_s)
         self.cell.requests[event.request_id] = record
-        never = admission.never_fits(self.cell, len(record.prompt), record.max_tokens)
+        never = admission.never_fits(self.cell, len(record.prompt), record.max_tokens, self._limits)
         busy = admission.overload(self.cell, len(record.prompt), self._limits)
         if self.cell.draining:
             self._fail(record, "draining", "the server is shutting down and accepts no new requests")
@@ -138,14 +138,15 @@ class Machine:
 
     def _fail_without_workers(self, now: float) -> None:
         """A lost worker is back in seconds; a role that stays empty will not serve the queue."""
-        for role in ROLES:
+        for role in self._limits.local.roles:
             if self.cell.of_role(role):
                 continue
             absent_s = now - self.cell.absent_since.setdefault(role, now)
             if absent_s > self._limits.worker_absence_s:
-                for request_id in list(self.cell.queue):
-                    message = f"there has been no {role} worker for {absent_s:.0f} s; see the server's log"
-                    self._fail(self.cell.requests[request_id], "worker_lost", message)
+                message = f"there has been no {role} worker for {absent_s:.0f} s; see the server's log"
+                for record in [self.cell.requests[request_id] for request_id in self.cell.queue]:
+                    if role == "decode" or not self._limits.local.may_compute(len(record.prompt)):
+                        self._fail(record, "worker_lost", message)
 
     # --- the workers' side -------------------------------------------------------------------------------------------
 
@@ -181,8 +182,7 @@ class Machine:
         record = self._held_by(event.request_id, event.worker_id)
         if record is None:
             return
-        self.cell.workers[event.worker_id].backlog_tokens -= len(record.prompt)
-        record.first_token_at = now
+        self._prompt_computed(record, event.worker_id, now)
         if not record.phase.is_open:
             return
         record.phase = Phase.HANDING_OFF
@@ -192,10 +192,22 @@ class Machine:
         if record.phase.is_open and record.early_end is not None:
             self._fail(record, "internal", record.early_end)
 
+    def _prompt_computed(self, record: RequestRecord, worker_id: str, now: float) -> None:
+        self.cell.workers[worker_id].backlog_tokens -= len(record.prompt)
+        record.first_token_at = now
+
     def _decode_token(self, worker_id: str, step: TokenStep, now: float) -> None:
         record = self._held_by(step.request_id, worker_id)
-        if record is None or not record.phase.is_open:
+        if record is None:
+            return
+        if step.index == 0:
+            if not record.local:
+                raise AssertionError(f"request {step.request_id}: token 1 from a worker that does not compute it")
+            self._prompt_computed(record, worker_id, now)
+        if not record.phase.is_open:
             return  # decode had not heard of the end yet
+        if step.index == 0:
+            record.phase = Phase.DECODING
         if record.first_token_at is None:
             record.early[step.index] = step  # it overtook token 1, which comes over another connection
         else:
@@ -240,9 +252,13 @@ class Machine:
         worker.free_pages += record.pages - event.quarantined_pages
         record.decode_worker = None
         record.decode_stages = event.stages
+        if record.local:
+            record.prefill_stages = event.prefill
+            if record.first_token_at is None:
+                worker.backlog_tokens -= len(record.prompt)
         why = event.error or "it let go of the request before the last token"
         error = f"worker {event.worker_id} could not go on: {why}"
-        if record.phase is Phase.PREFILLING:
+        if record.phase is Phase.PREFILLING and not record.local:
             record.early_end = error  # unless token 1, which is still on its way, ends the answer or completes it
         elif record.phase.is_open:
             self._fail(record, "internal", error)
@@ -259,35 +275,38 @@ class Machine:
                 self.cell.queue.popleft()
                 self._start(record, route, now)
                 continue
-            never = admission.never_fits(self.cell, len(record.prompt), record.max_tokens)
+            never = admission.never_fits(self.cell, len(record.prompt), record.max_tokens, self._limits)
             if never is None:
                 return
             self._fail(record, "overloaded", f"the cell has shrunk since this request was accepted: {never}")
 
     def _start(self, record: RequestRecord, route: routing.Route, now: float) -> None:
-        """`Admit` and `Prefill` leave in the same step: only we spend credits, so nobody has to be asked."""
         record.phase = Phase.PREFILLING
         record.dispatched_at = now
-        record.transfer_id = self.cell.new_transfer_id()
-        prefill = self.cell.workers[route.prefill]
-        prefill.backlog_tokens += len(record.prompt)
-        prefill.requests.add(record.request_id)
-        record.prefill_worker = route.prefill
-        record.served_by = (route.prefill, route.decode or "")
-        common = {
-            "request_id": record.request_id,
-            "transfer_id": record.transfer_id,
-            "prompt": record.prompt,
-            "sampling": record.sampling,
-        }
-        decode = self.cell.workers[route.decode] if route.decode is not None else None
-        if decode is not None:
-            decode.free_pages -= route.pages
-            decode.requests.add(record.request_id)
-            record.decode_worker = route.decode
+        record.local = route.prefill is None
+        for worker_id in (route.decode, route.prefill):
+            if worker_id is not None:
+                self.cell.workers[worker_id].requests.add(record.request_id)
+        record.prefill_worker, record.decode_worker = route.prefill, route.decode
+        self.cell.workers[route.computes].backlog_tokens += len(record.prompt)
+        record.served_by = (route.computes, route.decode or "")
+        if route.decode is not None:
+            self.cell.workers[route.decode].free_pages -= route.pages
             record.pages = route.pages
-            self._tell(decode, Admit(peer=prefill.peer, pages=route.pages, **common))  # type: ignore[arg-type]  # a dict
-        self._tell(prefill, Prefill(peer=decode.peer if decode else None, **common))  # type: ignore[arg-type]  # likewise
+        self._order(record, route)
+
+    def _order(self, record: RequestRecord, route: routing.Route) -> None:
+        """Every order of a request leaves in the same step: only we spend credits, so nobody has to be asked."""
+        what = {"request_id": record.request_id, "prompt": record.prompt, "sampling": record.sampling}
+        decode = self.cell.workers[route.decode] if route.decode is not None else None
+        if route.prefill is None:
+            self._tell(self.cell.workers[route.computes], Serve(pages=route.pages, **what))  # type: ignore[arg-type]  # a dict
+            return
+        prefill = self.cell.workers[route.prefill]
+        what["transfer_id"] = record.transfer_id = self.cell.new_transfer_id()
+        if decode is not None:
+            self._tell(decode, Admit(peer=prefill.peer, pages=route.pages, **what))  # type: ignore[arg-type]  # likewise
+        self._tell(prefill, Prefill(peer=decode.peer if decode else None, **what))  # type: ignore[arg-type]  # likewise
 
     # --- ending ------------------------------------------------------------------------------------------------------
 

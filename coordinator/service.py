@@ -29,6 +29,7 @@ from coordinator.events import (
     TokensMade,
 )
 from coordinator.health import Health, health
+from coordinator.local_prefill import LocalPrefill
 from coordinator.machine import Machine
 from coordinator.streams import Sink, Stream
 from coordinator.tally import Tally
@@ -38,7 +39,7 @@ from runtime.clock import Clock
 from runtime.description import ModelInfo
 from runtime.params import SamplingParams
 from transport.messages.client import GenerateRequest
-from transport.messages.worker import ToWorker
+from transport.messages.worker import Serve, ToWorker
 
 _INLINE_CHARS = 16_384  # a text of this length tokenises in about a millisecond
 _PROGRESS = (FirstTokenMade, TokensMade, PrefillLetGo, DecodeLetGo)  # a worker has done something for a request
@@ -67,6 +68,11 @@ class Service:
             max_queued_tokens=config.requests.max_queued_tokens,
             worker_absence_s=config.worker_absence_s,
             prefill_backlog_tokens=config.prefill_backlog_tokens,
+            local=LocalPrefill(
+                aggregated=config.aggregated,
+                prompt_tokens=config.local_prompt_tokens,
+                backlog_tokens=config.prefill_backlog_tokens if config.aggregated else config.local_backlog_tokens,
+            ),
         )
         self.machine = Machine(limits)
         self.tally = Tally()
@@ -210,6 +216,8 @@ class Service:
     def _execute(self, action: Action, now: float) -> None:
         match action:
             case Tell(worker_id, message):
+                if isinstance(message, Serve):
+                    self.tally.computed_locally(message.request_id)
                 self._tell(worker_id, message)
             case Emit(request_id, index, tokens, finish):
                 stream = self._streams[request_id]

@@ -17,9 +17,9 @@ from transport.messages.worker import SelfTestDone, TokenStep
 class Phase(StrEnum):
     """Where a request is, as its client would see it; it only ever moves down this list."""
 
-    QUEUED = "queued"  # waits for pages on a decode worker and for room at a prefill worker
+    QUEUED = "queued"  # waits for pages on a decode worker and for room where its prompt is computed
     PREFILLING = "prefilling"  # its workers know of it; no token yet
-    HANDING_OFF = "handing_off"  # token 1 is out, token 2 is not
+    HANDING_OFF = "handing_off"  # token 1 is out, token 2 is not; never if the decode worker computes the prompt
     DECODING = "decoding"  # the decode worker streams
     FINISHING = "finishing"  # every token is out; the workers' last numbers are not in
     ENDED = "ended"  # the client has had the last word; a worker may still hold pages
@@ -41,8 +41,9 @@ class RequestRecord:
     deadline: float
     phase: Phase = Phase.QUEUED
     transfer_id: int | None = None
-    prefill_worker: str | None = None  # None again once it has let go
+    prefill_worker: str | None = None  # None again once it has let go; None throughout if local
     decode_worker: str | None = None
+    local: bool = False  # the decode worker computes the prompt, too: nothing is handed off
     pages: int = 0  # credits spent on the decode worker
     next_index: int = 0  # index of the next token for the client
     early: dict[int, TokenStep] = field(default_factory=dict)  # decode's tokens that overtook prefill's token 1
@@ -54,7 +55,7 @@ class RequestRecord:
     decode_stages: DecodeStages | None = None
     finish_reason: FinishReason | None = None
     finished_at: float = 0.0
-    served_by: tuple[str, str] = ("", "")  # prefill and decode worker, kept for the ledger
+    served_by: tuple[str, str] = ("", "")  # who computed the prompt and who decoded, kept for the ledger
 
     @property
     def max_tokens(self) -> int:
@@ -74,7 +75,7 @@ class WorkerRecord:
     max_batch: int
     quarantined_pages: int = 0
     free_pages: int = 0  # decode: credits not spent
-    backlog_tokens: int = 0  # prefill: prompt tokens sent and not yet computed
+    backlog_tokens: int = 0  # prompt tokens sent to be computed here, and not yet computed
     tokens_per_s: float = 0.0  # prefill: measured, 0 until the first prompt has been computed
     requests: set[int] = field(default_factory=set)  # requests that it holds something of
     links: dict[str, SelfTestDone] = field(default_factory=dict)  # prefill: decode workers that passed the self-test

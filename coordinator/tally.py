@@ -60,6 +60,7 @@ class _Open:
     tokens: int = 0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
+    hands_off: bool = True  # token 2 comes from another worker than token 1
 
 
 class Tally:
@@ -71,6 +72,7 @@ class Tally:
         self.refusals: dict[FailureCode, int] = {"invalid_request": 0, "model_not_found": 0, "loading": 0}
         self.prompt_tokens = 0  # of prompts that have been computed
         self.generated_tokens = 0  # handed to a front
+        self.local_prompts = 0  # sent to a decode worker to be computed there
         # Each request, as it goes on, however it will end.
         self.prepare = Histogram(DURATION_BUCKETS_S)
         self.time_to_first_token = Histogram(DURATION_BUCKETS_S)
@@ -110,6 +112,11 @@ class Tally:
     def started(self, request_id: int, prompt_tokens: int, max_tokens: int, now: float) -> None:
         self._open[request_id] = _Open(now, prompt_tokens, max_tokens)
 
+    def computed_locally(self, request_id: int) -> None:
+        """The decode worker has been told to compute the prompt: there will be no hand-off."""
+        self.local_prompts += 1
+        self._open[request_id].hands_off = False
+
     def delivered(self, request_id: int, tokens: int, now: float) -> None:
         """A front has been handed `tokens` tokens of a request so far; what follows a stop string is not handed on."""
         request = self._open[request_id]
@@ -125,7 +132,7 @@ class Tally:
             fresh -= 1
             gap_s = 0.0
         if fresh:
-            if request.tokens <= 1:
+            if request.tokens <= 1 and request.hands_off:
                 self.handoff_gap.observe(gap_s)
             self.inter_token_latency.observe(gap_s)
             for _ in range(fresh - 1):  # they came together
@@ -149,9 +156,9 @@ class Tally:
         if request.tokens > 1:
             self.time_per_output_token.observe(decoding_s / (request.tokens - 1))
         self.first_to_last_token.observe(decoding_s)
-        self._stages(end.ledger)
+        self._stages(end.ledger, handed_off=request.hands_off)
 
-    def _stages(self, ledger: Ledger) -> None:
+    def _stages(self, ledger: Ledger, *, handed_off: bool) -> None:
         self.end_to_end.observe(ledger.total_s)
         self.queue.observe(ledger.queue_s)
         self.dispatched_to_first_token.observe(ledger.first_token_s - ledger.queue_s)
@@ -159,7 +166,7 @@ class Tally:
         if ledger.prefill is not None:
             self._prefill_stages(ledger.prefill)
         if ledger.decode is not None:
-            self._decode_stages(ledger.decode)
+            self._decode_stages(ledger.decode, handed_off=handed_off)
 
     def _prefill_stages(self, stages: PrefillStages) -> None:
         self.prefill_queue.observe(stages.queue_s)
@@ -171,8 +178,9 @@ class Tally:
             if stages.transfer_s > 0:
                 self.transfer_rate.observe(stages.transfer_bytes / stages.transfer_s)
 
-    def _decode_stages(self, stages: DecodeStages) -> None:
-        self.intake.observe(stages.intake_s)
-        self.verify.observe(stages.verify_s)
+    def _decode_stages(self, stages: DecodeStages, *, handed_off: bool) -> None:
+        if handed_off:
+            self.intake.observe(stages.intake_s)
+            self.verify.observe(stages.verify_s)
         self.join.observe(stages.join_s)
         self.decode.observe(stages.decode_s)

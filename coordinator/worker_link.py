@@ -227,7 +227,14 @@ def _event(worker_id: str, message: ToCoordinator) -> Event:
         case Tokens(steps=steps):
             return TokensMade(worker_id, steps)
         case Released():
-            return DecodeLetGo(worker_id, message.request_id, message.quarantined_pages, message.stages, message.error)
+            return DecodeLetGo(
+                worker_id,
+                message.request_id,
+                message.quarantined_pages,
+                message.stages,
+                message.error,
+                message.prefill,
+            )
         case SelfTestDone(error=error):
             if error is not None:
                 _log.warning(

@@ -10,21 +10,22 @@ from dataclasses import dataclass, field
 from engine.port import Matcher, Row, RowFailed, SampleSpec
 from engine.stopping import finish_reason
 from runtime.params import FinishReason
-from runtime.stages import DecodeStages
+from runtime.stages import DecodeStages, PrefillStages
 from runtime.tokens import SampledToken
-from transport.messages.worker import Admit, TokenStep
+from transport.messages.worker import Admit, Serve, TokenStep
 
 
 @dataclass(slots=True)
 class RunningSequence:
     """A request that decodes here: its pages hold the KV of everything but the newest token."""
 
-    request: Admit
+    request: Admit | Serve
     pages: tuple[int, ...]
     output: list[int]  # token 1 on; the newest is fed by the next step
-    intake_s: float
-    verify_s: float
     joined_at: float
+    intake_s: float = 0.0
+    verify_s: float = 0.0
+    prefill: PrefillStages | None = None  # of a prompt that was computed here
     matcher: Matcher | None = None  # of the request's grammar
     first_step_at: float | None = None
     last_token_at: float | None = None
@@ -42,7 +43,7 @@ class RunningSequence:
             verify_s=self.verify_s,
             join_s=first - self.joined_at if first is not None else 0.0,
             decode_s=last - first if first is not None and last is not None else 0.0,
-            steps=len(self.output) - 1,
+            steps=max(len(self.output) - 1, 0),  # without a token 1 there was no step, either
         )
 
 
@@ -91,7 +92,8 @@ class Running:
             else:
                 index = len(sequence.output)
                 sequence.output.append(result.token_id)
-                sequence.last_token_at = now
+                if index > 0:  # token 1 of a prompt that was computed here ends its prefill
+                    sequence.last_token_at = now
                 finish = self._finish(sequence, result.token_id, index)
                 told.append(TokenStep(sequence.request_id, index, result, finish))
             if sequence.cancelled or sequence.error is not None or finish is not None:

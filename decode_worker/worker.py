@@ -1,11 +1,13 @@
 """How does a decode worker live?
 
-The I/O shell of `intake` (how a request gets in) and `running` (who is in the next step). One loop thread runs all of
-this and the KV port; one engine thread computes. The end of a transfer wakes the decode loop; nothing polls.
+The I/O shell of `intake` (how a request gets in), `running` (who is in the next step) and `local` (which tokens of its
+own prompts are). One loop thread runs all of this and the KV port; one engine thread computes. The end of a transfer or
+a new prompt wakes the decode loop; nothing polls.
 
 Life of a request here: Admit received -> `_admit` reserves pages and posts receives -> `_take_in` waits and verifies
--> `running.join` -> one token per step -> `_leave` -> Released. Cancel is legal at every arrow: before the pages are
-in, it waits for the transfer to settle; in a step, for the step to end.
+-> `running.join` -> one token per step -> `_leave` -> Released. Or: Serve received -> `_serve` reserves pages -> one
+chunk per step -> `running.join` with token 1, and on as above. Cancel is legal at every arrow: before the pages are in,
+it waits for the transfer to settle; in a step, for the step to end.
 """
 
 import asyncio
@@ -13,14 +15,15 @@ from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.intake import take_in
+from decode_worker.local import LocalPrompt, LocalPrompts, StepBudget, chunk_row
 from decode_worker.running import Running, RunningSequence, StopLimits, row
+from engine.chunking import Chunk
 from engine.pages import PageAllocator
-from engine.port import EnginePort, RowFailed
+from engine.port import EnginePort, RowResult
 from engine.thread import EngineThread
 from runtime import logs
 from runtime.clock import Clock
-from runtime.stages import DecodeStages
-from runtime.tokens import SampledToken
+from runtime.stages import DecodeStages, PrefillStages
 from transport.kv import KvPort
 from transport.membership import Membership
 from transport.messages.worker import (
@@ -32,6 +35,7 @@ from transport.messages.worker import (
     Released,
     SelfTest,
     SelfTestDone,
+    Serve,
     Tokens,
     ToWorker,
 )
@@ -58,6 +62,7 @@ class DecodeWorker:
         self._clock = clock
         self.pool = PageAllocator(engine.total_pages)
         self._running = Running(config.max_batch, StopLimits(engine.eos_token_ids, engine.max_model_len))
+        self._local = LocalPrompts(StepBudget(config.max_batch, config.chunk_tokens, config.mixed_chunk_tokens))
         self._arriving: dict[int, Admit] = {}
         self._cancelled: set[int] = set()  # cancelled while their pages arrive
         self._in_step: set[int] = set()
@@ -77,6 +82,8 @@ class DecodeWorker:
         match message:
             case Admit():
                 self._admit(message)
+            case Serve():
+                self._serve(message)
             case CancelRequest(request_id=request_id):
                 self._cancel(request_id)
             case PeerGone(worker_id=worker_id, epoch=epoch):
@@ -92,7 +99,7 @@ class DecodeWorker:
             free_pages=self.pool.free_pages,
             reserved_pages=self.pool.reserved_pages,
             quarantined_pages=self.pool.quarantined_pages,
-            running=len(self._running.sequences),
+            running=len(self._running.sequences) + len(self._local.prompts),
             waiting=len(self._arriving),
         )
 
@@ -104,15 +111,28 @@ class DecodeWorker:
         self._kv.connect(admit.peer)
         self._tasks.create_task(self._take_in(admit, pages))
 
+    def _serve(self, serve: Serve) -> None:
+        """As in `_admit`, the reservation cannot fail."""
+        grammar = serve.sampling.grammar
+        self._local.accept(
+            LocalPrompt(
+                request=serve,
+                pages=self.pool.reserve(serve.request_id, serve.pages),
+                arrived_at=self._clock.now(),
+                matcher=self._engine.matcher(grammar) if grammar is not None else None,
+            )
+        )
+        self._work.set()
+
     def _cancel(self, request_id: int) -> None:
         if request_id in self._arriving:
             self._cancelled.add(request_id)
         elif request_id in self._in_step:
-            self._running.sequences[request_id].cancelled = True
-        else:
-            sequence = self._running.drop_cancelled(request_id)
-            if sequence is not None:
-                self._leave(sequence.request_id, sequence.stages())
+            (self._running.sequences.get(request_id) or self._local.prompts[request_id]).cancelled = True
+        elif (sequence := self._running.drop_cancelled(request_id)) is not None:
+            self._end(sequence)
+        elif self._local.drop_cancelled(request_id) is not None:
+            self._leave(request_id, None)
 
     # --- arriving ----------------------------------------------------------------------------------------------------
 
@@ -152,30 +172,63 @@ class DecodeWorker:
 
     async def _decode(self) -> None:
         while True:
-            step = self._running.plan_step(self._clock.now())
-            if not step:
+            now = self._clock.now()
+            step = self._running.plan_step(now)
+            chunks = self._local.plan_chunks(len(step), now)
+            if not step and not chunks:
                 self._work.clear()
                 await self._work.wait()
                 continue
-            self._in_step = {sequence.request_id for sequence in step}
-            results = await self._thread.run(_forward, self._engine, step)
+            self._in_step = {one.request_id for one in step} | {chunk.prompt.request_id for chunk in chunks}
+            rows = [*map(row, step), *map(chunk_row, chunks)]
+            results = await self._thread.run(self._engine.forward, rows)
             self._in_step = set()
-            told, leaving = self._running.apply(step, results, self._clock.now())
-            if told:
-                self._membership.send(Tokens(steps=tuple(told)))
-            for sequence in leaving:
-                if sequence.error is not None:
-                    fields = {"request": sequence.request_id, "why": sequence.error}
-                    _log.warning("no next token", extra={"fields": fields})
-                self._leave(sequence.request_id, sequence.stages(), sequence.error)
+            self._apply(step, chunks, results)
+
+    def _apply(
+        self, step: Sequence[RunningSequence], chunks: Sequence[Chunk[LocalPrompt]], results: Sequence[RowResult]
+    ) -> None:
+        now = self._clock.now()
+        begun, given_up = self._local.apply(chunks, results[len(step) :], now)
+        for sequence, _ in begun:
+            self._running.join(sequence)
+        drawn = [result for result in results[: len(step)] if result is not None]
+        told, leaving = self._running.apply(
+            [*step, *(sequence for sequence, _ in begun)], [*drawn, *(result for _, result in begun)], now
+        )
+        if told:
+            self._membership.send(Tokens(steps=tuple(told)))
+        for sequence in leaving:
+            self._end(sequence)
+        for prompt in given_up:
+            self._leave(prompt.request_id, None)
+
+    # --- letting go --------------------------------------------------------------------------------------------------
+
+    def _end(self, sequence: RunningSequence) -> None:
+        if sequence.error is not None:
+            fields = {"request": sequence.request_id, "why": sequence.error}
+            _log.warning("no next token", extra={"fields": fields})
+        self._leave(sequence.request_id, sequence.stages(), sequence.error, prefill=sequence.prefill)
 
     def _leave(
-        self, request_id: int, stages: DecodeStages, error: str | None = None, quarantined_pages: int = 0
+        self,
+        request_id: int,
+        stages: DecodeStages | None,
+        error: str | None = None,
+        quarantined_pages: int = 0,
+        prefill: PrefillStages | None = None,
     ) -> None:
         if quarantined_pages == 0:
             self.pool.release(request_id)
         self._membership.send(
-            Released(request_id=request_id, quarantined_pages=quarantined_pages, stages=stages, error=error)
+            Released(
+                request_id=request_id,
+                quarantined_pages=quarantined_pages,
+                stages=stages,
+                error=error,
+                prefill=prefill,
+            )
         )
 
     async def _self_test(self, test: SelfTest) -> None:
@@ -199,9 +252,3 @@ class DecodeWorker:
                 error=None if outcome.ok else outcome.error,
             )
         )
-
-
-def _forward(engine: EnginePort, step: Sequence[RunningSequence]) -> list[SampledToken | RowFailed]:
-    """One decode step on the engine thread."""
-    results = engine.forward([row(sequence) for sequence in step])
-    return [result for result in results if result is not None]

@@ -43,7 +43,7 @@ async def running_cell(options: CellOptions, base: Path, name: str, observer: Ob
     run_dir = RunDir(base, name)
     context = new_context()
     try:
-        placement = place(available_cores(), options.prefill, options.decode)
+        placement = place(available_cores(), options.prefill_workers, options.decode_workers)
         supervisor = Supervisor(options, run_dir.path, placement, context, SystemClock(), observer)
         try:
             ready = await supervisor.start()

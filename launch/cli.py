@@ -47,8 +47,14 @@ def up(  # noqa: PLR0913 - the flags of the server
     model: Annotated[
         str, Parameter(help="`smollm2-135m-instruct` (fetched once), a hub id, or a local Hugging Face directory.")
     ] = models.DEFAULT_MODEL,
-    prefill: Annotated[int, Parameter(help="Prefill workers.")] = 1,
-    decode: Annotated[int, Parameter(help="Decode workers.")] = 1,
+    prefill: Annotated[int | None, Parameter(help="Prefill workers; 1 if not given.")] = None,
+    decode: Annotated[int | None, Parameter(help="Decode workers; 1 if not given.")] = None,
+    aggregated: Annotated[
+        int | None, Parameter(help="Instead of those: workers that compute prompts and decode, without a hand-off.")
+    ] = None,
+    local_prefill_tokens: Annotated[
+        int, Parameter(help="Decode workers compute prompts up to this length themselves while they owe few tokens.")
+    ] = 0,
     device: Annotated[
         str, Parameter(help="`cpu`, `cuda:0`, or one per worker, comma-separated: prefill workers first.")
     ] = "cpu",
@@ -63,6 +69,9 @@ def up(  # noqa: PLR0913 - the flags of the server
     page_tokens: Annotated[int, Parameter(help="Tokens per KV page.")] = 16,
     max_model_len: Annotated[int | None, Parameter(help="Context limit; the model's own if not given.")] = None,
     chunk_tokens: Annotated[int, Parameter(help="Token budget of one prefill step.")] = 512,
+    mixed_chunk_tokens: Annotated[
+        int, Parameter(help="Prompt tokens in one step of a decode worker in which somebody decodes.")
+    ] = 128,
     max_batch: Annotated[int, Parameter(help="Sequences in one decode step.")] = 64,
     seed: Annotated[int, Parameter(help="Seed of the dummy weights.")] = 0,
     mock: Annotated[
@@ -95,6 +104,7 @@ def up(  # noqa: PLR0913 - the flags of the server
 ) -> None:
     """Start a cell: one coordinator and its workers. Ctrl-C drains it, a second one stops it at once."""
     display = CellDisplay(Console(stderr=True), verbose=verbose)
+    workers = _workers(prefill, decode, aggregated)
     try:
         http_limits, request_limits = split_limits(limit)
         api = None
@@ -113,9 +123,11 @@ def up(  # noqa: PLR0913 - the flags of the server
         options = CellOptions(
             model_dir=None if directory is None else str(directory),
             model_name="mock" if directory is None else model,
-            prefill=prefill,
-            decode=decode,
-            devices=_devices(device, prefill + decode),
+            prefill=workers[0],
+            decode=workers[1],
+            aggregated=workers[2],
+            local_prefill_tokens=local_prefill_tokens,
+            devices=_devices(device, sum(workers)),
             dtype=dtype,
             load_format=load_format,
             seed=seed,
@@ -124,6 +136,7 @@ def up(  # noqa: PLR0913 - the flags of the server
             decode_kv_tokens=decode_kv_tokens,
             max_model_len=max_model_len,
             chunk_tokens=chunk_tokens,
+            mixed_chunk_tokens=mixed_chunk_tokens,
             max_batch=max_batch,
             requests=request_limits,
             http=api,
@@ -238,6 +251,17 @@ def _sampling(**choices: object) -> SamplingParams:
         return msgspec.convert(choices, SamplingParams)
     except msgspec.ValidationError as error:
         _end(f"sampling parameters: {error}")
+
+
+def _workers(prefill: int | None, decode: int | None, aggregated: int | None) -> tuple[int, int, int]:
+    """Prefill, decode and aggregated workers: a cell has the first two kinds or the third."""
+    if aggregated is None:
+        return 1 if prefill is None else prefill, 1 if decode is None else decode, 0
+    if prefill is not None or decode is not None:
+        _end("--aggregated workers do both: leave --prefill and --decode out")
+    if aggregated < 1:
+        _end(f"--aggregated {aggregated}: a cell needs at least one worker")
+    return 0, 0, aggregated
 
 
 def _devices(text: str, workers: int) -> tuple[str, ...]:

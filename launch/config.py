@@ -27,6 +27,8 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     model_name: str
     prefill: int = 1
     decode: int = 1
+    aggregated: int = 0  # workers that do both, instead of prefill and decode workers
+    local_prefill_tokens: int = 0  # prompts up to this length are computed by their decode worker
     devices: tuple[str, ...] = ("cpu",)  # one for all workers, or one each: prefill workers first
     dtype: Dtype = "auto"
     load_format: LoadFormat = "auto"
@@ -36,6 +38,7 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     decode_kv_tokens: int = 16384
     max_model_len: int | None = None
     chunk_tokens: int = 512
+    mixed_chunk_tokens: int = 128
     max_batch: int = 64
     fake_step_s: float = 0.0
     fake_token_s: float = 0.0
@@ -46,9 +49,18 @@ class CellOptions(Struct, frozen=True, kw_only=True):
     http: HttpConfig | None = None
     log_level: str = "INFO"
 
+    @property
+    def prefill_workers(self) -> int:
+        return 0 if self.aggregated else self.prefill
+
+    @property
+    def decode_workers(self) -> int:
+        return self.aggregated or self.decode
+
 
 def worker_ids(options: CellOptions) -> tuple[str, ...]:
-    return tuple(f"prefill-{i}" for i in range(options.prefill)) + tuple(f"decode-{i}" for i in range(options.decode))
+    prefill = tuple(f"prefill-{i}" for i in range(options.prefill_workers))
+    return prefill + tuple(f"decode-{i}" for i in range(options.decode_workers))
 
 
 def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> CoordinatorConfig:
@@ -60,8 +72,10 @@ def coordinator_config(options: CellOptions, cell: Path, parent_pid: int) -> Coo
         launcher_endpoint=launcher_endpoint(cell),
         model=options.model_name,
         tokenizer_dir=options.model_dir,
-        prefill_workers=options.prefill,
-        decode_workers=options.decode,
+        prefill_workers=options.prefill_workers,
+        decode_workers=options.decode_workers,
+        aggregated=bool(options.aggregated),
+        local_prompt_tokens=options.local_prefill_tokens,
         http=options.http,
         requests=options.requests,
         worker_timeout_s=options.worker_timeout_s,
@@ -94,8 +108,12 @@ def worker_configs(
             run_dir=str(cell),
             parent_pid=parent_pid,
             cores=cores,
-            engine=_engine(options, _device(options.devices, options.prefill + i), options.decode_kv_tokens, cores),
+            engine=_engine(
+                options, _device(options.devices, options.prefill_workers + i), options.decode_kv_tokens, cores
+            ),
             max_batch=options.max_batch,
+            chunk_tokens=options.chunk_tokens,
+            mixed_chunk_tokens=options.mixed_chunk_tokens,
             log_level=options.log_level,
         )
     return configs

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from launch.cell import RunningCell
 from launch.progress import Stage
 from launch.supervisor import Observer
-from transport.messages.launcher import WorkerProgress
+from transport.messages.common import Role
+from transport.messages.launcher import ClusterReady, WorkerProgress
 
 _MIB = 1 << 20
 
@@ -73,18 +74,9 @@ class CellDisplay:
         """The one line that says what runs, and where each process runs."""
         self._progress.stop()
         message = cell.ready
-        pools = {"prefill": 0, "decode": 0}
-        counts = {"prefill": 0, "decode": 0}
-        for worker in message.workers:
-            pools[worker.role] += worker.total_pages * worker.page_tokens
-            counts[worker.role] += 1
-        rates = [link.gigabytes_per_s for link in message.links]
-        transports = "+".join(sorted({link.transport for link in message.links}))
-        span = f"{min(rates):.1f}" if max(rates) - min(rates) < 0.1 else f"{min(rates):.1f}-{max(rates):.1f}"
         self._console.print(
             f"[bold green]ready[/] in {time.monotonic() - self._started:.1f} s: {message.model}, "
-            f"{counts['prefill']}P{counts['decode']}D, KV pools {pools['prefill']} + {pools['decode']} tokens, "
-            f"context {message.max_model_len}, KV over UCX/{transports} at {span} GB/s"
+            f"{_shape(message)}, context {message.max_model_len}{_links(message)}"
             f"{f', OpenAI API at {cell.api}/v1' if cell.api else ''}, clients at {cell.endpoint}",
             highlight=False,
             soft_wrap=True,
@@ -133,6 +125,27 @@ class CellDisplay:
         if line not in self._said:
             self._said.add(line)
             self._console.print(line, highlight=False)
+
+
+def _shape(message: ClusterReady) -> str:
+    """How many workers of which kind, and what their pools hold."""
+    pools: dict[Role, list[int]] = {"prefill": [], "decode": []}
+    for worker in message.workers:
+        pools[worker.role].append(worker.total_pages * worker.page_tokens)
+    prefill, decode = pools["prefill"], pools["decode"]
+    if not prefill:
+        return f"aggregated {len(decode)}, KV pools {sum(decode)} tokens"
+    return f"{len(prefill)}P{len(decode)}D, KV pools {sum(prefill)} + {sum(decode)} tokens"
+
+
+def _links(message: ClusterReady) -> str:
+    """The path of the pages; nothing in a cell where none travel."""
+    rates = [link.gigabytes_per_s for link in message.links]
+    if not rates:
+        return ""
+    transports = "+".join(sorted({link.transport for link in message.links}))
+    span = f"{min(rates):.1f}" if max(rates) - min(rates) < 0.1 else f"{min(rates):.1f}-{max(rates):.1f}"
+    return f", KV over UCX/{transports} at {span} GB/s"
 
 
 def _cores(cores: Sequence[int]) -> str:

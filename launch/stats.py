@@ -45,13 +45,15 @@ def stage_rows(completion: Completion) -> list[tuple[str, str, str, str]]:
     rows = [
         ("TTFT", _ms(completion.ttft_s), "client", f"{completion.prompt_tokens} prompt tokens"),
         ("TPOT", _ms(completion.tpot_s), "client", f"{tokens} tokens, finish: {completion.finish_reason}"),
-        ("hand-off gap", _ms(completion.handoff_gap_s), "client", "token 1 -> token 2"),
         ("E2E", _ms(completion.total_s), "client", ""),
     ]
     ledger = completion.ledger
+    handed_off = ledger is None or ledger.prefill_worker != ledger.decode_worker
+    if handed_off:
+        rows.insert(2, ("hand-off gap", _ms(completion.handoff_gap_s), "client", "token 1 -> token 2"))
     if ledger is None:
         return rows
-    rows.append(("queue", _ms(ledger.queue_s), "coordinator", "submitted -> sent to both workers"))
+    rows.append(("queue", _ms(ledger.queue_s), "coordinator", "submitted -> sent to its workers"))
     prefill, decode = ledger.prefill, ledger.decode
     if prefill is not None:
         worker = ledger.prefill_worker
@@ -64,9 +66,10 @@ def stage_rows(completion: Completion) -> list[tuple[str, str, str, str]]:
             rows.append(("transfer tail", _ms(prefill.transfer_tail_s), worker, "after token 1: not hidden by compute"))
     if decode is not None:
         worker = ledger.decode_worker
-        rows.append(("intake", _ms(decode.intake_s), worker, "admitted -> all pages in"))
-        rows.append(("verify", _ms(decode.verify_s), worker, "digest of every page"))
-        rows.append(("join", _ms(decode.join_s), worker, "verified -> its first step"))
+        if handed_off:
+            rows.append(("intake", _ms(decode.intake_s), worker, "admitted -> all pages in"))
+            rows.append(("verify", _ms(decode.verify_s), worker, "digest of every page"))
+        rows.append(("join", _ms(decode.join_s), worker, "verified, or token 1 -> its first step"))
         rows.append(("decode", _ms(decode.decode_s), worker, f"{decode.steps} steps"))
     return rows
 

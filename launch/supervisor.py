@@ -101,7 +101,9 @@ class Supervisor:
             await self._spawn(child)
         self._tell(
             LauncherHello(
-                protocol=PROTOCOL_VERSION, prefill_workers=self._options.prefill, decode_workers=self._options.decode
+                protocol=PROTOCOL_VERSION,
+                prefill_workers=self._options.prefill_workers,
+                decode_workers=self._options.decode_workers,
             )
         )
         return await asyncio.shield(self._ready)

@@ -1,7 +1,7 @@
 """How does a prefill worker live?
 
-The I/O shell of `batching` (which tokens next) and `handoff` (where the pages go). One loop thread runs all of this and
-the KV port; one engine thread computes. A step's complete pages leave while the next step computes.
+The I/O shell of `engine.chunking` (which tokens next) and `handoff` (where the pages go). One loop thread runs all of
+this and the KV port; one engine thread computes. A step's complete pages leave while the next step computes.
 
 Life of a prompt here: Prefill received -> `_accept` -> (a step has room and pages) `_start` -> `_advance` after each of
 its chunks -> `_complete` with token 1 -> its pages settle -> `_let_go` -> PrefillReleased. A cancelled prompt goes from
@@ -11,13 +11,14 @@ wherever it is to `_abandon`, never in the middle of a step that writes to its p
 import asyncio
 from collections.abc import Sequence
 
+from engine.chunking import Chunk, ChunkLimits, next_chunks
 from engine.pages import PageAllocator
 from engine.port import EnginePort, Row, RowFailed, RowResult, SampleSpec
 from engine.stopping import finish_reason
 from engine.thread import EngineThread
-from prefill_worker.batching import BatchLimits, Chunk, Prompt, next_batch
 from prefill_worker.config import PrefillConfig
 from prefill_worker.handoff import HandOff, HandOffResult, decline
+from prefill_worker.prompt import Prompt
 from runtime import logs
 from runtime.clock import Clock
 from runtime.stages import PrefillStages
@@ -57,7 +58,7 @@ class PrefillWorker:
         self._membership = membership
         self._thread = thread
         self._clock = clock
-        self._limits = BatchLimits(config.chunk_tokens, config.max_prompts, engine.layout.page_tokens)
+        self._limits = ChunkLimits(config.chunk_tokens, config.max_prompts, engine.layout.page_tokens)
         self.pool = PageAllocator(engine.total_pages)
         self._prompts: dict[int, Prompt] = {}  # not yet complete, in order of arrival
         self._handoffs: dict[int, HandOff] = {}
@@ -121,7 +122,7 @@ class PrefillWorker:
     async def _compute(self) -> None:
         while True:
             waiting = [prompt for prompt in self._prompts.values() if not prompt.cancelled]
-            chunks = next_batch(waiting, self.pool.free_pages, self._limits)
+            chunks = next_chunks(waiting, self.pool.free_pages, self._limits)
             if not chunks:
                 self._work.clear()
                 await self._work.wait()
@@ -145,13 +146,13 @@ class PrefillWorker:
             outbound = self._kv.send(request.transfer_id, request.peer, self._engine.regions(prompt.pages))
             self._handoffs[prompt.request_id] = HandOff(outbound, self._engine.layout.page_bytes, len(prompt.pages))
 
-    def _fresh_pages(self, chunk: Chunk) -> Sequence[int]:
+    def _fresh_pages(self, chunk: Chunk[Prompt]) -> Sequence[int]:
         """The pages that this chunk completes; the last chunk completes the last page, full or not."""
         size = self._limits.page_tokens
         end = len(chunk.prompt.pages) if chunk.last else chunk.end // size
         return chunk.prompt.pages[chunk.start // size : end] if chunk.prompt.request.peer is not None else ()
 
-    def _advance(self, chunk: Chunk, result: RowResult, digest: bytes) -> None:
+    def _advance(self, chunk: Chunk[Prompt], result: RowResult, digest: bytes) -> None:
         prompt = chunk.prompt
         prompt.computed = chunk.end
         prompt.chunks += 1
@@ -270,7 +271,7 @@ class PrefillWorker:
         )
 
 
-def _row(chunk: Chunk) -> Row:
+def _row(chunk: Chunk[Prompt]) -> Row:
     prompt = chunk.prompt
     sample = SampleSpec(prompt.sampling, 0, prompt.tokens, (), prompt.matcher) if chunk.last else None
     return Row(prompt.tokens[chunk.start : chunk.end], chunk.start, prompt.pages, sample)

@@ -13,9 +13,9 @@ _Count = Annotated[int, Meta(ge=0, lt=1 << 48)]
 
 
 class PrefillStages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Measured by the prefill worker."""
+    """Measured by who computed the prompt: a prefill worker, or a decode worker, which transferred nothing."""
 
-    queue_s: _Seconds  # Prefill received -> first chunk starts
+    queue_s: _Seconds  # Prefill or Serve received -> first chunk starts
     compute_s: _Seconds  # first chunk starts -> token 1 sampled
     chunks: _Count
     transfer_s: _Seconds = 0.0  # with at least one piece under way; it overlaps compute_s
@@ -29,7 +29,7 @@ class DecodeStages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     intake_s: _Seconds = 0.0  # Admit received -> every page and digest in
     verify_s: _Seconds = 0.0  # digest check of the pages received
-    join_s: _Seconds = 0.0  # verified -> first decode step starts
+    join_s: _Seconds = 0.0  # verified, or token 1 sampled here -> first decode step starts
     decode_s: _Seconds = 0.0  # first decode step starts -> last token
     steps: _Count = 0
 
@@ -43,5 +43,5 @@ class Ledger(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     total_s: _Seconds = 0.0  # Submit received -> end
     prefill: PrefillStages | None = None
     decode: DecodeStages | None = None
-    prefill_worker: str = ""
+    prefill_worker: str = ""  # who computed the prompt; the decode worker itself where nothing was handed off
     decode_worker: str = ""

@@ -84,8 +84,8 @@ class Exposition(Collector):
         )
         yield gauge(
             "kvrelay_healthy",
-            "1 while tokens can be expected: a model is loaded, a prefill worker is linked to a decode worker, and "
-            "workers make progress if requests wait.",
+            "1 while tokens can be expected: a model is loaded, a prefill worker is linked to a decode worker or an "
+            "aggregated worker is there, and workers make progress if requests wait.",
             [],
             [([], health.ok)],
         )
@@ -123,6 +123,12 @@ def _requests(tally: Tally) -> Iterator[Metric]:
         "Tokens of prompts that have been computed, counted when token 1 of the answer arrives.",
         [],
         [([], tally.prompt_tokens)],
+    )
+    yield counter(
+        "kvrelay_local_prompts",
+        "Prompts sent to a decode worker to be computed there; in an aggregated cell, all of them.",
+        [],
+        [([], tally.local_prompts)],
     )
     yield counter(
         "kvrelay_generated_tokens",
@@ -173,7 +179,9 @@ def _durations(tally: Tally) -> Iterator[Metric]:
         tally.intake,
     )
     yield seconds("verify", "Digest check of the pages received, at the decode worker.", tally.verify)
-    yield seconds("join", "Verified to first decode step starts, at the decode worker.", tally.join)
+    yield seconds(
+        "join", "Verified, or token 1 computed there, to first decode step starts, at the decode worker.", tally.join
+    )
     yield seconds("decode", "First decode step starts to last token, at the decode worker.", tally.decode)
 
 
@@ -213,7 +221,7 @@ def _heartbeats(workers: tuple[WorkerStatus, ...]) -> Iterator[Metric]:
     requests = gauge(
         "kvrelay_worker_requests",
         "From the worker's last heartbeat. Prefill: prompts being computed, and prompts that wait for their first "
-        "chunk. Decode: sequences in the batch, and requests that are being taken in.",
+        "chunk. Decode: sequences in the batch with prompts computed there, and requests that are being taken in.",
         ["worker", "role", "state"],
         [],
     )
@@ -248,7 +256,7 @@ def _state(cell: CellState) -> Iterator[Metric]:
         "kvrelay_prefill_backlog_tokens",
         "Prompt tokens sent to the worker and not yet computed.",
         ["worker"],
-        [([worker.worker_id], worker.backlog_tokens) for worker in prefills],
+        [([worker.worker_id], worker.backlog_tokens) for worker in (*prefills, *decodes)],
     )
     yield gauge(
         "kvrelay_prefill_tokens_per_second",

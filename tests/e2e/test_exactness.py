@@ -46,17 +46,18 @@ def reference(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 @cache
+def generated(directory: Path, prompt: tuple[int, ...]) -> list[int]:
+    """What `model.generate` answers to a prompt."""
+    ids = torch.tensor([prompt])
+    mask = torch.ones_like(ids)
+    generate: Any = reference(directory, torch.float32).generate  # transformers types it as a Tensor
+    out = generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
+    answer: list[int] = out[0, len(prompt) :].tolist()
+    return answer
+
+
 def expected(directory: Path) -> list[list[int]]:
-    """What `model.generate` answers to each prompt."""
-    model = reference(directory, torch.float32)
-    answers = []
-    for prompt in prompts(directory):
-        ids = torch.tensor([prompt])
-        mask = torch.ones_like(ids)
-        generate: Any = model.generate  # transformers types it as a Tensor
-        out = generate(ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
-        answers.append(out[0, len(prompt) :].tolist())
-    return answers
+    return [generated(directory, tuple(prompt)) for prompt in prompts(directory)]
 
 
 def options(directory: Path, prefill: int, decode: int, **changes: object) -> CellOptions:
@@ -119,6 +120,24 @@ def test_greedy_float32_equals_generate(smollm2: Path, prefill: int, decode: int
     for length, alone, among_8, want in zip(LENGTHS, found.alone, found.among_8, expected(smollm2), strict=True):
         assert alone == want, f"prompt of {length} tokens, alone"
         assert among_8 == want, f"prompt of {length} tokens, 8 in flight"
+
+
+MIXED_CHUNK = 48
+BESIDE_STREAMS = [1, PAGE + 1, MIXED_CHUNK, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 300]
+
+
+@pytest.mark.parametrize("shape", [{"aggregated": 1}, {"local_prefill_tokens": CHUNK}], ids=["aggregated", "local"])
+def test_prompts_computed_in_the_steps_of_other_streams_equal_generate(smollm2: Path, shape: dict[str, int]) -> None:
+    """All at once: chunks and decode rows share steps, and nothing of it shows."""
+    text = prompts(smollm2)[-1]
+    some = [text[11 * i :][:length] for i, length in enumerate(BESIDE_STREAMS)]
+
+    async def run() -> list[list[int]]:
+        async with cell(options(smollm2, 1, 1, mixed_chunk_tokens=MIXED_CHUNK, **shape)) as running:
+            return await answers(running, some, GREEDY, 8)
+
+    for prompt, found in zip(some, asyncio.run(run()), strict=True):
+        assert found == generated(smollm2, tuple(prompt)), f"prompt of {len(prompt)} tokens"
 
 
 @pytest.mark.timeout(400)

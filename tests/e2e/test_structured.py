@@ -110,9 +110,16 @@ async def a_grammar_that_fails_ends_its_request_only(client: StreamingClient) ->
     assert again.text in OPTIONS
 
 
-def test_grammars_in_a_cell(model: Path) -> None:
+@pytest.mark.parametrize("aggregated", [0, 1])
+def test_grammars_in_a_cell(model: Path, aggregated: int) -> None:
+    """With a hand-off, and with token 1 from the worker that decodes."""
     options = CellOptions(
-        model_dir=str(model), model_name="tiny", page_tokens=8, chunk_tokens=24, decode_kv_tokens=8192
+        model_dir=str(model),
+        model_name="tiny",
+        aggregated=aggregated,
+        page_tokens=8,
+        chunk_tokens=24,
+        decode_kv_tokens=8192,
     )
 
     async def run() -> None:

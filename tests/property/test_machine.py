@@ -7,6 +7,7 @@ faults stop, and everything must come to rest: each request ended once, nothing 
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -29,14 +30,18 @@ from coordinator.events import (
     WorkerJoined,
     WorkerLost,
 )
+from coordinator.local_prefill import LocalPrefill
 from coordinator.machine import Machine
 from runtime.params import FinishReason, SamplingParams
 from tests.support.cells import Ledgers, peer, pool
 from tests.support.sim import Beat, Fault, SimDecode, SimPrefill, Wire, sampled
-from transport.messages.worker import Admit, Prefill
+from transport.messages.worker import Admit, Prefill, Serve
 
 PAGES = 16
 LIMITS = AdmissionLimits(max_queued_requests=4, max_queued_tokens=60, prefill_backlog_tokens=12)
+AGGREGATED = LocalPrefill(aggregated=True, backlog_tokens=12)
+REMOTE = LocalPrefill()
+MIXED = LocalPrefill(prompt_tokens=6, backlog_tokens=8)  # half of the prompts, if their worker is not busy with others
 LONG_S, SHORT_S = 1e6, 3.0
 PICK = st.integers(0, 7)
 MAX_ROUNDS = 40
@@ -46,8 +51,9 @@ MAX_ROUNDS = 40
 class World:
     """The machine, the workers, and what was promised to whom."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.machine = Machine(LIMITS)
+    def __init__(self, names: list[str], local: LocalPrefill) -> None:
+        self.machine = Machine(replace(LIMITS, local=local))
+        self.local = local
         self.ledgers = Ledgers()
         self.now = 50.0
         self.wire: Wire = {}
@@ -60,6 +66,8 @@ class World:
         self.made: dict[int, int] = {}  # tokens of requests that a worker has finished
         self.transfers: dict[int, int] = {}  # by request
         self.decodes_at: dict[int, str] = {}
+        self.computed_at: dict[int, str] = {}  # of requests that are not handed off
+        self.without_token: set[int] = set()  # their row failed
         self.stopped = False
         self.broken = False
 
@@ -78,8 +86,11 @@ class World:
             case Tell(worker_id, message):
                 if isinstance(message, Prefill):
                     self.transfers[message.request_id] = message.transfer_id
-                if isinstance(message, Admit):
+                if isinstance(message, Admit | Serve):
                     self.decodes_at[message.request_id] = worker_id
+                if isinstance(message, Serve):
+                    assert self.local.may_compute(len(message.prompt))
+                    self.computed_at[message.request_id] = worker_id
                 if worker_id in self.workers and worker_id not in self.dead:
                     self.workers[worker_id].inbox.append(message)
             case Emit(request_id, index, tokens):
@@ -104,16 +115,22 @@ class World:
                 assert self.asked[request_id].timeout_s == SHORT_S
             case "worker_lost":
                 assert max(self.epochs.values()) > 1 or len(self.machine.cell.workers) < len(self.names)
-                decoding = len(self.ledgers.emitted.get(request_id, [])) > 1
+                decoding = len(self.ledgers.emitted.get(request_id, [])) > 1 or request_id in self.computed_at
                 assert not (decoding and self.decodes_at[request_id] in self.machine.cell.workers), (
                     "it needed nobody else"
                 )
             case "internal":
-                assert self.wire[self.transfers[request_id]].faulty
+                if request_id in self.computed_at:
+                    assert request_id in self.without_token
+                else:
+                    assert self.wire[self.transfers[request_id]].faulty
             case "draining":
-                assert self.stopped or request_id not in self.transfers
+                assert self.stopped or not self._has_started(request_id)
             case "overloaded" | "invalid_request":
-                assert request_id not in self.transfers, "it was refused after it had started"
+                assert not self._has_started(request_id), "it was refused after it had started"
+
+    def _has_started(self, request_id: int) -> bool:
+        return request_id in self.transfers or request_id in self.computed_at
 
     # --- moves -------------------------------------------------------------------------------------------------------
 
@@ -146,11 +163,15 @@ class World:
         if not record.requests and not testing:
             assert (record.free_pages, record.quarantined_pages) == (beat.free_pages, beat.quarantined_pages)
 
-    def compute(self, name: str, pick: int, *, eos: bool) -> None:
+    def compute(self, name: str, pick: int, *, eos: bool, fails: bool) -> None:
         worker = self.workers[name]
-        assert isinstance(worker, SimPrefill)
         request_id = sorted(worker.prompts)[pick % len(worker.prompts)]
-        if worker.compute(pick, eos=eos) is not None:
+        if isinstance(worker, SimPrefill):
+            finish = worker.compute(pick, eos=eos)
+        else:
+            finish = worker.compute(pick, eos=eos, fails=fails)
+            self.without_token |= {request_id} if fails else set()
+        if finish is not None:
             self.made[request_id] = 1
 
     def step(self, name: str, eos: int) -> None:
@@ -178,8 +199,8 @@ class World:
             for name in self.alive(lambda w: w.may_settle())
         ]
         compute = [
-            lambda r, n=name: self.compute(n, r.randrange(8), eos=r.random() < 0.2)
-            for name in self.alive(lambda w: isinstance(w, SimPrefill) and w.prompts)
+            lambda r, n=name: self.compute(n, r.randrange(8), eos=r.random() < 0.2, fails=fault is Fault.FAILED)
+            for name in self.alive(lambda w: w.prompts)
         ]
         step = [
             lambda r, n=name: self.step(n, 1 << r.randrange(12))
@@ -191,10 +212,16 @@ class World:
 class MachineUnderFaults(RuleBasedStateMachine):
     world: World
 
-    @initialize(prefill=st.integers(1, 2), decode=st.integers(1, 2), linked=st.booleans())
-    def open(self, prefill: int, decode: int, *, linked: bool) -> None:
+    @initialize(
+        prefill=st.integers(1, 2),
+        decode=st.integers(1, 2),
+        local=st.sampled_from([REMOTE, MIXED, AGGREGATED]),
+        linked=st.booleans(),
+    )
+    def open(self, prefill: int, decode: int, local: LocalPrefill, *, linked: bool) -> None:
+        prefill = 0 if local.aggregated else prefill
         names = [f"p{number}" for number in range(prefill)] + [f"d{number}" for number in range(decode)]
-        self.world = World(names)
+        self.world = World(names, local)
         for name in names:
             self.world.join(name)
         if linked:

@@ -5,7 +5,7 @@ compares that with the state. `Cell` is a machine with workers that have joined 
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.admission import AdmissionLimits
 from coordinator.events import (
@@ -23,6 +23,7 @@ from coordinator.events import (
     TokensMade,
     WorkerJoined,
 )
+from coordinator.local_prefill import LocalPrefill
 from coordinator.machine import Machine
 from coordinator.state import CellState, Phase, RequestRecord, WorkerRecord
 from runtime.description import PoolInfo
@@ -30,9 +31,10 @@ from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, PrefillStages
 from runtime.tokens import SampledToken
 from transport.messages.common import KvPeer, Role
-from transport.messages.worker import Admit, CancelRequest, Prefill, SelfTest, SelfTestDone, TokenStep, ToWorker
+from transport.messages.worker import Admit, CancelRequest, Prefill, SelfTest, SelfTestDone, Serve, TokenStep, ToWorker
 
 LIMITS = AdmissionLimits(max_queued_requests=100, max_queued_tokens=10_000, prefill_backlog_tokens=10_000)
+AGGREGATED = replace(LIMITS, local=LocalPrefill(aggregated=True, backlog_tokens=10_000))
 _PHASES = list(Phase)
 
 
@@ -99,7 +101,7 @@ class Ledgers:
         match message:
             case Prefill():
                 assert role == "prefill"
-            case Admit():
+            case Admit() | Serve():
                 assert role == "decode"
 
     def _check_cancelled(self, cell: CellState, actions: list[Action]) -> None:
@@ -136,7 +138,12 @@ def check_request(cell: CellState, record: RequestRecord) -> None:
     if record.phase is Phase.QUEUED:
         assert not holders
     if record.phase is Phase.PREFILLING:
-        assert record.prefill_worker is not None
+        assert (record.decode_worker if record.local else record.prefill_worker) is not None
+    if record.local:
+        assert record.prefill_worker is None
+        assert record.phase not in (Phase.QUEUED, Phase.HANDING_OFF)
+        assert record.transfer_id is None
+        assert not record.early, "one worker makes all tokens, in order"
 
 
 def check_queue(cell: CellState) -> None:
@@ -146,6 +153,8 @@ def check_queue(cell: CellState) -> None:
 
 def check_worker(cell: CellState, worker: WorkerRecord) -> None:
     held = [cell.requests[request_id] for request_id in worker.requests]  # a KeyError is a broken invariant, too
+    computing = [record for record in held if record.local == (worker.role == "decode")]
+    assert worker.backlog_tokens == sum(len(record.prompt) for record in computing if record.first_token_at is None)
     if worker.role == "decode":
         testing = sum(
             test.pages
@@ -157,8 +166,6 @@ def check_worker(cell: CellState, worker: WorkerRecord) -> None:
         assert worker.free_pages + spent + testing + worker.quarantined_pages == worker.pool.total_pages
         assert len(held) <= worker.max_batch
     else:
-        owed = sum(len(record.prompt) for record in held if record.first_token_at is None)
-        assert worker.backlog_tokens == owed
         assert all(cell.workers[decode].role == "decode" for decode in worker.links)
 
 
@@ -254,7 +261,10 @@ class Cell:
         self, request_id: int, error: str | None = None, by: str = "d0", quarantined: int = 0
     ) -> list[Action]:
         stages = DecodeStages(steps=3) if error is None else None
-        return self.feed(DecodeLetGo(by, request_id, quarantined, stages, error))
+        prefill = None
+        if self.record(request_id).local and error is None:
+            prefill = PrefillStages(queue_s=0.0, compute_s=0.5, chunks=2)
+        return self.feed(DecodeLetGo(by, request_id, quarantined, stages, error, prefill))
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

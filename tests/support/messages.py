@@ -176,7 +176,9 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                 worker.Prefilled(request_id=7, token=TOKEN, finish=FinishReason.LENGTH),
                 worker.PrefillReleased(request_id=7, quarantined_pages=1, stages=PREFILL_STAGES, error="lost"),
                 worker.Tokens(steps=(worker.TokenStep(7, 1, TOKEN, FinishReason.STOP),)),
-                worker.Released(request_id=7, quarantined_pages=1, stages=DECODE_STAGES, error="lost"),
+                worker.Released(
+                    request_id=7, quarantined_pages=1, stages=DECODE_STAGES, error="lost", prefill=PREFILL_STAGES
+                ),
             ),
         ),
         "coordinator -> worker": Direction(
@@ -189,6 +191,7 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                 worker.SelfTest(transfer_id=9, peer=PEER, pages=16),
                 worker.Prefill(request_id=7, transfer_id=9, peer=PEER, prompt=(1, 2), sampling=SAMPLING),
                 worker.Admit(request_id=7, transfer_id=9, peer=PEER, prompt=(1, 2), sampling=SAMPLING, pages=3),
+                worker.Serve(request_id=7, prompt=(1, 2), sampling=SAMPLING, pages=3),
                 worker.CancelRequest(request_id=7),
                 worker.PeerGone(worker_id="prefill-0", epoch=3),
                 worker.Shutdown(),

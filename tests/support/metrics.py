@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -47,13 +48,16 @@ class SimulatedService:
         requests=RequestLimits(request_timeout_s=60.0, max_queued_requests=1000),
     )
 
-    def __init__(self, total_pages: int = 1000, *, linked: bool = True) -> None:
+    def __init__(self, total_pages: int = 1000, *, linked: bool = True, aggregated: bool = False) -> None:
+        """An aggregated one has the decode worker alone."""
         self.clock = ManualClock()
         self.told: list[tuple[str, ToWorker]] = []
-        self.service = Service(self.CONFIG, ByteText(), self.clock, lambda *told: self.told.append(told))
+        config = replace(self.CONFIG, aggregated=aggregated)
+        self.service = Service(config, ByteText(), self.clock, lambda *told: self.told.append(told))
         self.service.model = ModelInfo(name="m", vocab_size=256, max_model_len=40_000, eos_token_ids=(4,))
         self.service.handle(WorkerJoined("decode", peer("d0"), pool(total_pages), 2000))
-        self.service.handle(WorkerJoined("prefill", peer("p0"), pool(total_pages), 2000))
+        if not aggregated:
+            self.service.handle(WorkerJoined("prefill", peer("p0"), pool(total_pages), 2000))
         while linked and self.told:
             worker_id, test = self.told.pop(0)
             assert isinstance(test, SelfTest)

@@ -22,6 +22,7 @@ from transport.messages.worker import (
     Prefill,
     SelfTest,
     SelfTestDone,
+    Serve,
     TokenStep,
     ToWorker,
 )
@@ -150,18 +151,19 @@ class SimPrefill:
 
 @dataclass
 class SimDecode:
-    """A decode worker: pages, transfers that arrive, sequences that run."""
+    """A decode worker: pages, transfers that arrive, prompts of its own, sequences that run."""
 
     peer: KvPeer
     wire: Wire
     total_pages: int
     inbox: deque[ToWorker] = field(default_factory=deque)
     outbox: deque[Event | Beat] = field(default_factory=deque)
-    held: dict[int, int] = field(default_factory=dict)  # pages by transfer id
+    held: dict[int, int] = field(default_factory=dict)  # pages by `_owner`
     quarantined_pages: int = 0
     arriving: dict[int, Admit | SelfTest] = field(default_factory=dict)  # by transfer id
     cancelled: set[int] = field(default_factory=set)
-    running: dict[int, tuple[Admit, int]] = field(default_factory=dict)  # index of the next token
+    prompts: dict[int, Serve] = field(default_factory=dict)  # computed here
+    running: dict[int, tuple[Admit | Serve, int]] = field(default_factory=dict)  # index of the next token
     gone: set[tuple[str, int]] = field(default_factory=set)
 
     @property
@@ -171,18 +173,29 @@ class SimDecode:
     def read(self) -> None:
         match self.inbox.popleft():
             case (Admit() | SelfTest()) as order:
-                assert order.pages <= self.free_pages, "the coordinator has spent pages that are not there"
-                self.held[order.transfer_id] = order.pages
+                self._hold(order)
                 self.wire.setdefault(order.transfer_id, Transfer()).expected = True
                 self.arriving[order.transfer_id] = order
+            case Serve() as order:
+                self._hold(order)
+                self.prompts[order.request_id] = order
             case CancelRequest(request_id=request_id):
-                if request_id in self.running:
-                    admit, _ = self.running.pop(request_id)
-                    self._let_go(admit, None, Fault.NONE)
-                elif any(isinstance(a, Admit) and a.request_id == request_id for a in self.arriving.values()):
-                    self.cancelled.add(request_id)
+                self._cancel(request_id)
             case PeerGone(worker_id=worker_id, epoch=epoch):
                 self.gone.add((worker_id, epoch))
+
+    def _hold(self, order: Admit | SelfTest | Serve) -> None:
+        assert order.pages <= self.free_pages, "the coordinator has spent pages that are not there"
+        self.held[_owner(order)] = order.pages
+
+    def _cancel(self, request_id: int) -> None:
+        if request_id in self.running:
+            order, _ = self.running.pop(request_id)
+            self._let_go(order, None, Fault.NONE)
+        elif request_id in self.prompts:
+            self._let_go(self.prompts.pop(request_id), None, Fault.NONE)
+        elif any(isinstance(a, Admit) and a.request_id == request_id for a in self.arriving.values()):
+            self.cancelled.add(request_id)
 
     def may_settle(self) -> list[int]:
         return sorted(
@@ -197,7 +210,7 @@ class SimDecode:
         transfer.faulty |= fault is not Fault.NONE
         ok = transfer.sent is Sent.ALL and fault is Fault.NONE
         if isinstance(order, SelfTest):
-            pages = self._free(transfer_id, fault)
+            pages = self._free(order, fault)
             error = None if ok else "the transfer failed"
             report = SelfTestDone(transfer_id=transfer_id, quarantined_pages=pages, error=error)
             self.outbox.append(SelfTested(self.peer.worker_id, report))
@@ -209,32 +222,46 @@ class SimDecode:
         else:
             self._let_go(order, "the transfer failed", fault)
 
+    def compute(self, pick: int, *, eos: bool, fails: bool) -> FinishReason | None:
+        """The last chunk of one prompt; `fails` is a row without a token."""
+        request_id = sorted(self.prompts)[pick % len(self.prompts)]
+        order = self.prompts.pop(request_id)
+        if fails:
+            self._let_go(order, "no token 1", Fault.NONE)
+            return None
+        self.running[request_id] = (order, 0)
+        return self._step([request_id], int(eos)).get(request_id)
+
     def step(self, eos: int) -> dict[int, FinishReason]:
         """One token for every sequence; those whose bit in `eos` is set draw the end-of-sequence token."""
+        return self._step(sorted(self.running), eos)
+
+    def _step(self, request_ids: list[int], eos: int) -> dict[int, FinishReason]:
         steps: list[TokenStep] = []
         finished: dict[int, FinishReason] = {}
-        for bit, (request_id, (admit, index)) in enumerate(sorted(self.running.items())):
-            finish = finish_at(admit.sampling, index, eos=bool(eos >> bit & 1))
+        for bit, request_id in enumerate(request_ids):
+            order, index = self.running[request_id]
+            finish = finish_at(order.sampling, index, eos=bool(eos >> bit & 1))
             steps.append(TokenStep(request_id, index, sampled(request_id, index), finish))
-            self.running[request_id] = (admit, index + 1)
+            self.running[request_id] = (order, index + 1)
             if finish is not None:
                 finished[request_id] = finish
         self.outbox.append(TokensMade(self.peer.worker_id, tuple(steps)))
         for request_id in finished:
-            admit, _ = self.running.pop(request_id)
-            self._let_go(admit, None, Fault.NONE)
+            order, _ = self.running.pop(request_id)
+            self._let_go(order, None, Fault.NONE)
         return finished
 
     def beat(self) -> None:
         self.outbox.append(Beat(self.free_pages, self.quarantined_pages))
 
-    def _let_go(self, admit: Admit, error: str | None, fault: Fault) -> None:
-        pages = self._free(admit.transfer_id, fault)
-        self.outbox.append(DecodeLetGo(self.peer.worker_id, admit.request_id, pages, DecodeStages(), error))
+    def _let_go(self, order: Admit | Serve, error: str | None, fault: Fault) -> None:
+        pages = self._free(order, fault)
+        self.outbox.append(DecodeLetGo(self.peer.worker_id, order.request_id, pages, DecodeStages(), error))
 
-    def _free(self, transfer_id: int, fault: Fault) -> int:
-        """Give the pages of a transfer back, or up; how many were given up."""
-        pages = self.held.pop(transfer_id)
+    def _free(self, order: Admit | SelfTest | Serve, fault: Fault) -> int:
+        """Give the pages of an order back, or up; how many were given up."""
+        pages = self.held.pop(_owner(order))
         if fault is not Fault.QUARANTINE:
             return 0
         self.quarantined_pages += pages
@@ -242,7 +269,12 @@ class SimDecode:
 
     @property
     def idle(self) -> bool:
-        return not (self.inbox or self.outbox or self.arriving or self.running)
+        return not (self.inbox or self.outbox or self.arriving or self.prompts or self.running)
+
+
+def _owner(order: Admit | SelfTest | Serve) -> int:
+    """A number of its own for everything that holds pages; transfer ids are not negative."""
+    return -1 - order.request_id if isinstance(order, Serve) else order.transfer_id
 
 
 def _is_gone(peer: KvPeer | None, gone: set[tuple[str, int]]) -> bool:

@@ -2,7 +2,7 @@
 
 History of PROTOCOL_VERSION:
   1  first version
-  2  requests carry what the OpenAI API has: tools, template arguments, choices about text, a grammar
+  2  requests carry what the OpenAI API has: tools, template arguments, choices about text, a grammar; Serve
 """
 
 from typing import Annotated, Literal

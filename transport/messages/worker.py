@@ -1,8 +1,8 @@
 """What do a worker and the coordinator say to each other?
 
 A worker says `Loading` while it starts, then `Hello`, and is answered by `Welcome` or `Rejected`. After that every
-`Admit` ends in exactly one `Released` from its decode worker and every `Prefill` in exactly one `PrefillReleased`,
-whatever happens to the request, unless the worker itself is lost.
+`Admit` and every `Serve` ends in exactly one `Released` from its decode worker and every `Prefill` in exactly one
+`PrefillReleased`, whatever happens to the request, unless the worker itself is lost.
 """
 
 from typing import Annotated
@@ -110,6 +110,7 @@ class Released(Message, frozen=True):
     quarantined_pages: Count
     stages: DecodeStages | None
     error: Reason | None = None  # why it failed; None for a finished or cancelled one
+    prefill: PrefillStages | None = None  # of a prompt that it has computed itself
 
 
 ToCoordinator = Loading | Hello | Heartbeat | SelfTestDone | Prefilled | PrefillReleased | Tokens | Released
@@ -165,6 +166,18 @@ class Admit(Message, frozen=True):
     pages: Annotated[int, Meta(ge=1, lt=1 << 31)]
 
 
+class Serve(Message, frozen=True):
+    """Reserve `pages` pages, compute the prompt here in chunks beside the steps of the batch, then decode.
+
+    Its tokens come as `Tokens`, token 1 with index 0.
+    """
+
+    request_id: RequestId
+    prompt: TokenIds
+    sampling: SamplingParams
+    pages: Annotated[int, Meta(ge=1, lt=1 << 31)]
+
+
 class CancelRequest(Message, frozen=True):
     """Stop computing this request; never a transfer. Unknown ids are ignored: the request may just have ended."""
 
@@ -182,4 +195,4 @@ class Shutdown(Message, frozen=True):
     """End the process in good order; sent when nothing is in flight any more."""
 
 
-ToWorker = Welcome | Rejected | Beat | SelfTest | Prefill | Admit | CancelRequest | PeerGone | Shutdown
+ToWorker = Welcome | Rejected | Beat | SelfTest | Prefill | Admit | Serve | CancelRequest | PeerGone | Shutdown

@@ -1,11 +1,14 @@
 """Is a request accepted, refused or made to wait exactly where the limits say?"""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import admission
 from coordinator.admission import AdmissionLimits
+from coordinator.local_prefill import LocalPrefill
 from coordinator.state import CellState, WorkerRecord
 from tests.support.cells import request, worker
 
@@ -67,31 +70,48 @@ def test_an_empty_queue_takes_any_prompt() -> None:
 
 def test_what_no_pool_could_hold_is_named_with_both_numbers() -> None:
     cell = cell_of(worker("p0", "prefill", 4), worker("p1", "prefill", 5), worker("d0", "decode", 6))
-    assert admission.never_fits(cell, 20, 1) is None
-    too_long = admission.never_fits(cell, 21, 1)
+    assert admission.never_fits(cell, 20, 1, LIMITS) is None
+    too_long = admission.never_fits(cell, 21, 1, LIMITS)
     assert too_long is not None
     assert "21 tokens" in too_long
     assert "holds 20" in too_long
-    assert admission.never_fits(cell, 20, 5) is None, "20 + 5 - 1 tokens fit 6 pages of 4"
-    too_much = admission.never_fits(cell, 20, 6)
+    assert admission.never_fits(cell, 20, 5, LIMITS) is None, "20 + 5 - 1 tokens fit 6 pages of 4"
+    too_much = admission.never_fits(cell, 20, 6, LIMITS)
     assert too_much is not None
     assert "25 tokens of KV" in too_much
     assert "holds 24" in too_much
 
 
 def test_nothing_is_impossible_before_the_workers_are_there() -> None:
-    assert admission.never_fits(cell_of(), 10**6, 10**6) is None
-    assert admission.never_fits(cell_of(worker("p0", "prefill", 4)), 16, 10**6) is None
+    assert admission.never_fits(cell_of(), 10**6, 10**6, LIMITS) is None
+    assert admission.never_fits(cell_of(worker("p0", "prefill", 4)), 16, 10**6, LIMITS) is None
+
+
+def test_in_an_aggregated_cell_one_token_needs_the_pages_of_its_prompt_on_a_decode_worker() -> None:
+    cell = cell_of(worker("d0", "decode", 5))
+    alone = replace(LIMITS, local=LocalPrefill(aggregated=True))
+    assert admission.never_fits(cell, 20, 1, alone) is None
+    assert admission.never_fits(cell, 21, 1, alone) is not None
+    assert admission.never_fits(cell, 21, 1, LIMITS) is None, "a prefill worker may still join"
+
+
+def test_a_prompt_that_a_decode_worker_may_compute_is_not_bounded_by_the_prefill_workers() -> None:
+    cell = cell_of(worker("p0", "prefill", 4), worker("d0", "decode", 6))
+    short = replace(LIMITS, local=LocalPrefill(prompt_tokens=30))
+    assert admission.never_fits(cell, 17, 1, LIMITS) is not None
+    assert admission.never_fits(cell, 17, 1, short) is None
+    assert admission.never_fits(cell, 24, 2, short) is not None
+    assert admission.never_fits(cell, 25, 1, short) is not None, "it fits neither of the two"
 
 
 def test_quarantined_pages_count_as_gone() -> None:
     prefill, decode = worker("p0", "prefill", 4), worker("d0", "decode", 6)
     prefill.quarantined_pages = decode.quarantined_pages = 1
     cell = cell_of(prefill, decode)
-    assert admission.never_fits(cell, 12, 1) is None
-    assert admission.never_fits(cell, 13, 1) is not None
-    assert admission.never_fits(cell, 12, 9) is None
-    assert admission.never_fits(cell, 12, 10) is not None
+    assert admission.never_fits(cell, 12, 1, LIMITS) is None
+    assert admission.never_fits(cell, 13, 1, LIMITS) is not None
+    assert admission.never_fits(cell, 12, 9, LIMITS) is None
+    assert admission.never_fits(cell, 12, 10, LIMITS) is not None
     assert admission.largest_decode_tokens(cell) == 20
 
 

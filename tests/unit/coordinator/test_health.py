@@ -35,6 +35,15 @@ def test_a_lost_half_of_the_only_pair_is_an_illness() -> None:
     assert "linked" in cell.service.health().reason
 
 
+def test_an_aggregated_cell_is_well_with_any_worker_and_ill_without() -> None:
+    cell = SimulatedService(aggregated=True)
+    assert cell.service.health().ok
+    cell.service.handle(WorkerLost("d0", "killed"))
+    state = cell.service.health()
+    assert (state.ok, state.accepting) == (False, False)
+    assert "no worker serves" in state.reason
+
+
 def test_a_drained_cell_is_well_and_takes_nothing() -> None:
     cell = SimulatedService()
     cell.service.handle(DrainAsked())

@@ -1,9 +1,13 @@
 """Does the next request go to the pair that will serve it first?"""
 
+from dataclasses import replace
+
 from coordinator import routing
+from coordinator.admission import AdmissionLimits
+from coordinator.local_prefill import LocalPrefill
 from coordinator.routing import Route
 from coordinator.state import CellState, WorkerRecord
-from tests.support.cells import LIMITS, request, worker
+from tests.support.cells import AGGREGATED, LIMITS, request, worker
 from transport.messages.worker import SelfTestDone
 
 
@@ -22,14 +26,14 @@ def prefill(name: str, backlog: int = 0, rate: float = 0.0, pages: int = 64) -> 
     return record
 
 
-def decode(name: str, free: int = 64, pages: int = 64) -> WorkerRecord:
+def decode(name: str, free: int = 64, pages: int = 64, backlog: int = 0) -> WorkerRecord:
     record = worker(name, "decode", pages)
-    record.free_pages = free
+    record.free_pages, record.backlog_tokens = free, backlog
     return record
 
 
-def choose(cell: CellState, prompt: int = 8, max_tokens: int = 4) -> Route | None:
-    return routing.choose(cell, request(1, prompt, max_tokens), LIMITS)
+def choose(cell: CellState, prompt: int = 8, max_tokens: int = 4, limits: AdmissionLimits = LIMITS) -> Route | None:
+    return routing.choose(cell, request(1, prompt, max_tokens), limits)
 
 
 def test_ties_go_to_the_lower_name() -> None:
@@ -94,3 +98,39 @@ def test_an_empty_cell_has_no_route() -> None:
     assert choose(cell_of()) is None
     assert choose(cell_of(prefill("p0"))) is None
     assert choose(cell_of(decode("d0"))) is None
+
+
+# --- prompts that a decode worker computes itself --------------------------------------------------------------------
+
+SHORT = replace(LIMITS, local=LocalPrefill(prompt_tokens=8, backlog_tokens=20))
+
+
+def test_an_aggregated_cell_needs_neither_link_nor_prefill_worker() -> None:
+    assert choose(cell_of(decode("d1"), decode("d0")), limits=AGGREGATED) == Route(None, "d0", 3)
+    assert choose(cell_of(decode("d0")), max_tokens=1, limits=AGGREGATED) == Route(None, "d0", 2)
+    assert choose(cell_of(decode("d0", free=2)), limits=AGGREGATED) is None
+
+
+def test_alone_a_prompt_goes_where_the_fewest_tokens_are_owed_and_then_to_the_emptiest() -> None:
+    busy, full, empty = decode("d0", backlog=600), decode("d1", free=9, backlog=100), decode("d2", free=50, backlog=200)
+    assert choose(cell_of(busy, full, empty), limits=AGGREGATED) == Route(None, "d2", 3)
+    assert choose(cell_of(busy, full), limits=AGGREGATED) == Route(None, "d1", 3)
+
+
+def test_short_prompts_stay_with_their_decode_worker_if_they_may() -> None:
+    cell = cell_of(prefill("p0"), decode("d0"))
+    assert choose(cell, prompt=8, limits=SHORT) == Route(None, "d0", 3)
+    assert choose(cell, prompt=9, limits=SHORT) == Route("p0", "d0", 3)
+    assert choose(cell, prompt=1) == Route("p0", "d0", 1), "unless it is allowed, nothing is computed there"
+
+
+def test_a_decode_worker_that_owes_enough_takes_no_more_prompts_of_its_own() -> None:
+    for backlog, route in ((19, Route(None, "d0", 3)), (20, Route("p0", "d0", 3))):
+        assert choose(cell_of(prefill("p0"), decode("d0", backlog=backlog)), limits=SHORT) == route
+    second = cell_of(prefill("p0"), decode("d0", backlog=20), decode("d1", free=5))
+    assert choose(second, limits=SHORT) == Route(None, "d1", 3)
+
+
+def test_short_prompts_are_served_while_no_prefill_worker_is_there() -> None:
+    assert choose(cell_of(decode("d0")), limits=SHORT) == Route(None, "d0", 3)
+    assert choose(cell_of(decode("d0")), prompt=9, limits=SHORT) is None

@@ -11,7 +11,7 @@ from coordinator.tally import BYTE_BUCKETS, DURATION_BUCKETS_S, RATE_BUCKETS, TO
 from coordinator.text import ByteText
 from coordinator.validation import InvalidRequest
 from runtime.params import FinishReason, SamplingParams
-from runtime.stages import Ledger, PrefillStages
+from runtime.stages import DecodeStages, Ledger, PrefillStages
 from runtime.tokens import SampledToken
 from tests.support.front import Front
 from tests.support.metrics import PREFILL, SimulatedService, ask
@@ -35,6 +35,28 @@ def test_a_value_on_a_bound_belongs_below_it() -> None:
 @pytest.mark.parametrize("bounds", [DURATION_BUCKETS_S, TOKEN_BUCKETS, BYTE_BUCKETS, RATE_BUCKETS])
 def test_bounds_ascend(bounds: tuple[float, ...]) -> None:
     assert list(bounds) == sorted(set(bounds))
+
+
+def test_what_is_not_handed_off_is_in_no_number_about_hand_offs() -> None:
+    """Submitted at 0; tokens at 0.5, 0.75 and 0.85, all from the decode worker, which computed the prompt."""
+    cell = SimulatedService(aggregated=True)
+    start = cell.clock.time
+    request_id, _ = cell.submit(ask())
+    for index, at in enumerate((0.5, 0.75, 0.85)):
+        cell.clock.time = start + at
+        cell.token(request_id, index, 65, FinishReason.LENGTH if index == 2 else None)
+    stages = PrefillStages(queue_s=0.01, compute_s=0.4, chunks=2)
+    cell.service.handle(
+        DecodeLetGo("d0", request_id, 0, DecodeStages(join_s=0.03, decode_s=0.3, steps=2), None, stages)
+    )
+    tally = cell.service.tally
+    assert (tally.local_prompts, tally.prompt_tokens, tally.generated_tokens) == (1, 2, 3)
+    assert [one.count for one in (tally.handoff_gap, tally.transfer, tally.intake, tally.verify)] == [0, 0, 0, 0]
+    assert tally.inter_token_latency.count == 2
+    assert of(tally.prefill_queue) == (1, 0.01)
+    assert of(tally.prefill_compute) == (1, 0.4)
+    assert of(tally.join) == (1, 0.03)
+    assert of(tally.decode) == (1, 0.3)
 
 
 def test_an_answer_with_hand_computed_times() -> None:
