@@ -75,9 +75,9 @@ class Machine:
                 for step in steps:
                     self._decode_token(worker_id, step, now)
             case PrefillLetGo():
-                self._prefill_let_go(event)
+                self._prefill_let_go(event, now)
             case DecodeLetGo():
-                self._decode_let_go(event)
+                self._decode_let_go(event, now)
             case DrainAsked():
                 self.cell.draining = True
             case Stopped():
@@ -123,6 +123,8 @@ class Machine:
             if record.phase is Phase.FINISHING:
                 if now - record.finished_at > FINISH_GRACE_S:
                     self._finish(record)
+            elif record.phase is Phase.HANDING_OFF and record.early_end and now - record.early_end_at > FINISH_GRACE_S:
+                self._fail(record, "internal", record.early_end)
             elif record.phase is not Phase.ENDED and now >= record.deadline:
                 waited = now - record.submitted_at
                 self._fail(record, "timeout", f"not done after {waited:.1f} s (it was {record.phase})")
@@ -221,7 +223,7 @@ class Machine:
             record.phase = Phase.DECODING
         self._emit(record, step.token, step.finish, now)
 
-    def _prefill_let_go(self, event: PrefillLetGo) -> None:
+    def _prefill_let_go(self, event: PrefillLetGo, now: float) -> None:
         record = self._held_by(event.request_id, event.worker_id)
         if record is None:
             return
@@ -238,11 +240,11 @@ class Machine:
         error = event.error
         if record.phase is Phase.PREFILLING:
             error = error or "it let go of the prompt without a token"
-        if error is not None and _needs(record, "prefill"):
-            self._fail(record, "internal", record.early_end or f"worker {event.worker_id} could not go on: {error}")
+        if (error is not None or record.early_end is not None) and _needs(record, "prefill"):
+            self._cannot_go_on(record, f"worker {event.worker_id} could not go on: {error}", record.decode_worker, now)
         self._settle(record)
 
-    def _decode_let_go(self, event: DecodeLetGo) -> None:
+    def _decode_let_go(self, event: DecodeLetGo, now: float) -> None:
         record = self._held_by(event.request_id, event.worker_id)
         if record is None:
             return
@@ -261,8 +263,16 @@ class Machine:
         if record.phase is Phase.PREFILLING and not record.local:
             record.early_end = error  # unless token 1, which is still on its way, ends the answer or completes it
         elif record.phase.is_open:
-            self._fail(record, "internal", error)
+            self._cannot_go_on(record, error, record.prefill_worker, now)
         self._settle(record)
+
+    def _cannot_go_on(self, record: RequestRecord, why: str, other: str | None, now: float) -> None:
+        """A hand-off may have failed because the `other` side died, and UCX is faster than the news of it: wait a
+        little for its word or its loss, which is what the client should hear of."""
+        if record.phase is Phase.HANDING_OFF and other is not None:
+            record.early_end, record.early_end_at = record.early_end or why, now
+        else:
+            self._fail(record, "internal", record.early_end or why)
 
     # --- starting ----------------------------------------------------------------------------------------------------
 

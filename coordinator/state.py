@@ -47,7 +47,8 @@ class RequestRecord:
     pages: int = 0  # credits spent on the decode worker
     next_index: int = 0  # index of the next token for the client
     early: dict[int, TokenStep] = field(default_factory=dict)  # decode's tokens that overtook prefill's token 1
-    early_end: str | None = None  # why decode let go, if that overtook token 1, too
+    early_end: str | None = None  # why one side let go: decode before token 1 was here, or either side of a hand-off
+    early_end_at: float = 0.0
     dispatched_at: float | None = None
     first_token_at: float | None = None
     handoff_gap_s: float = 0.0

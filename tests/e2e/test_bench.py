@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,6 +15,13 @@ from tests.support.processes import processes_of
 from tests.support.tree import ROOT
 
 pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """Short, because sockets live in it: pytest's own is too long when several workers run."""
+    with tempfile.TemporaryDirectory(prefix="kvb-") as directory:
+        yield Path(directory)
 
 
 def bench(tmp_path: Path, name: str) -> list[Result]:

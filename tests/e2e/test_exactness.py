@@ -87,12 +87,13 @@ async def answers(
 
 @dataclass(frozen=True)
 class Served:
-    """What one cell answered; a cell is started once for all tests that look at it."""
+    """What one cell answered, by the number of requests in flight; a cell is started once for all tests of it."""
 
-    alone: list[list[int]]
-    among_8: list[list[int]]
-    seeded_alone: list[list[int]]
-    seeded_among_8: list[list[int]]
+    greedy: dict[int, list[list[int]]]
+    seeded: dict[int, list[list[int]]]
+
+
+SEEDED_WITH = {(1, 1): (1, 8), (2, 2): (8,), (1, 3): ()}
 
 
 @cache
@@ -103,10 +104,8 @@ def served(directory: Path, prefill: int, decode: int) -> Served:
     async def run() -> Served:
         async with cell(options(directory, prefill, decode)) as running:
             return Served(
-                alone=await answers(running, everything, GREEDY, 1),
-                among_8=await answers(running, everything, GREEDY, 8),
-                seeded_alone=await answers(running, some, SEEDED, 1),
-                seeded_among_8=await answers(running, some, SEEDED, 8),
+                greedy={n: await answers(running, everything, GREEDY, n) for n in (1, 8)},
+                seeded={n: await answers(running, some, SEEDED, n) for n in SEEDED_WITH[prefill, decode]},
             )
 
     return asyncio.run(run())
@@ -117,9 +116,9 @@ def served(directory: Path, prefill: int, decode: int) -> Served:
 def test_greedy_float32_equals_generate(smollm2: Path, prefill: int, decode: int) -> None:
     """Alone and with 8 in flight, token for token."""
     found = served(smollm2, prefill, decode)
-    for length, alone, among_8, want in zip(LENGTHS, found.alone, found.among_8, expected(smollm2), strict=True):
-        assert alone == want, f"prompt of {length} tokens, alone"
-        assert among_8 == want, f"prompt of {length} tokens, 8 in flight"
+    for at_once, answered in found.greedy.items():
+        for length, got, want in zip(LENGTHS, answered, expected(smollm2), strict=True):
+            assert got == want, f"prompt of {length} tokens, {at_once} in flight"
 
 
 MIXED_CHUNK = 48
@@ -142,10 +141,10 @@ def test_prompts_computed_in_the_steps_of_other_streams_equal_generate(smollm2: 
 
 @pytest.mark.timeout(400)
 def test_the_same_seed_draws_the_same_tokens_everywhere(smollm2: Path) -> None:
-    """Alone, among 8, and on cells of other shapes."""
-    cells = [served(smollm2, prefill, decode) for prefill, decode in ((1, 1), (2, 2), (1, 3))]
-    alone = cells[0].seeded_alone
-    assert all(found == alone for one in cells for found in (one.seeded_alone, one.seeded_among_8))
+    """Alone, among 8, and on a 2P2D cell."""
+    alone = served(smollm2, 1, 1).seeded[1]
+    assert served(smollm2, 1, 1).seeded[8] == alone
+    assert served(smollm2, 2, 2).seeded[8] == alone
     greedy = [want for want, length in zip(expected(smollm2), LENGTHS, strict=True) if length <= CHUNK + 1]
     assert alone != greedy  # it did sample
 

@@ -71,7 +71,7 @@ def test_a_killed_worker_ends_its_requests_and_is_restarted(victim: str, delay_s
                 if isinstance(outcome, tuple):
                     assert outcome[0] == "worker_lost"
                     assert outcome[1] - killed_at < PATIENCE_S
-            if victim == "decode-0":
+            if victim == "decode-0" and delay_s:  # else a request may have come so late that the next worker served it
                 assert all(isinstance(outcome, tuple) for outcome in outcomes), outcomes
             await works_again(client)
             await all_pages_back(client)

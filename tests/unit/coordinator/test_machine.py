@@ -173,6 +173,51 @@ def test_a_hand_off_that_failed_before_token_1_is_the_reason_when_no_token_comes
     assert "the link broke" in failed(cell, request_id).message
 
 
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+def test_a_hand_off_that_failed_because_the_other_worker_died_says_so(side: str) -> None:
+    """UCX tells the survivor of the death before anybody tells the coordinator."""
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.first_token(request_id)
+    if side == "prefill":
+        cell.prefill_lets_go(request_id, error="connection reset")
+        assert cell.last_word(request_id) is None
+        cell.feed(WorkerLost("d0", "killed"))
+    else:
+        cell.decode_lets_go(request_id, error="connection reset")
+        assert cell.last_word(request_id) is None
+        cell.feed(WorkerLost("p0", "killed"))
+    assert failed(cell, request_id).code == "worker_lost"
+
+
+def test_a_hand_off_that_failed_fails_the_request_when_both_sides_have_let_go() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.first_token(request_id)
+    cell.prefill_lets_go(request_id, error="the link broke")
+    cell.decode_lets_go(request_id, error="the peer gave up")
+    assert failed(cell, request_id).code == "internal"
+    assert "the link broke" in failed(cell, request_id).message
+    other = cell.start(max_tokens=9)
+    cell.first_token(other)
+    cell.decode_lets_go(other, error="page 0 differs")
+    cell.prefill_lets_go(other)
+    assert "page 0 differs" in failed(cell, other).message
+
+
+def test_a_hand_off_that_failed_does_not_wait_long_for_the_other_side() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.first_token(request_id)
+    cell.prefill_lets_go(request_id, error="the link broke")
+    cell.now += FINISH_GRACE_S
+    cell.feed(Ticked())
+    assert cell.last_word(request_id) is None
+    cell.now += 0.1
+    assert ("d0", CancelRequest(request_id=request_id)) in told(cell.feed(Ticked()))
+    assert failed(cell, request_id).code == "internal"
+
+
 def test_token_1_lost_with_its_worker_fails_an_answer_that_decode_has_completed() -> None:
     cell = Cell()
     request_id = cell.start(max_tokens=2)
