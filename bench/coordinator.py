@@ -13,44 +13,15 @@ Limited by Python and by ZeroMQ's sends. Does not measure tokenising (prompts ar
 detokenising (the fake one maps bytes), log-probabilities, or many clients.
 """
 
-import asyncio
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.cell import cell, mock_options
-from bench.rows import Row, summarise
-from engine.fake import fake_tokens
+from bench.loads import CONCURRENT, SHARE_NOTE, WALL_NOTE, Plan, Quantity, Workload, cpu_s, drive, measured
+from bench.rows import Row
 from launch.client import StreamingClient
 from launch.supervisor import COORDINATOR
-from runtime.params import SamplingParams
-
-CONCURRENT = 64
-PROMPT = (97,) * 16
-PACED_STEP_S = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """`requests` requests, `CONCURRENT` at a time, each for `tokens` tokens."""
-
-    name: str
-    requests: int
-    tokens: int
-
-    @property
-    def parameters(self) -> dict[str, str | int]:
-        return {"load": self.name, "streams": CONCURRENT, "requests": self.requests, "tokens each": self.tokens}
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    paced: Workload
-    flooded: Workload
-    short: Workload
-    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,63 +34,39 @@ class _Sample:
     client_s: float  # CPU time
 
 
-@dataclass(frozen=True, slots=True)
-class _Quantity:
-    name: str
-    unit: str
-    limited_by: str
-    value: Callable[[_Sample], float]
+_FULL = Plan(Workload("paced", 256, 100), Workload("flooded", 1280, 200), Workload("short", 1280, 2), rounds=5)
+_QUICK = Plan(Workload("paced", 64, 100), Workload("flooded", 384, 200), Workload("short", 1024, 2), rounds=2)
 
-
-_FULL = _Plan(Workload("paced", 256, 100), Workload("flooded", 1280, 200), Workload("short", 1280, 2), rounds=5)
-_QUICK = _Plan(Workload("paced", 64, 100), Workload("flooded", 384, 200), Workload("short", 1024, 2), rounds=2)
-
-WALL_NOTE = "the engine's steps if paced, else whoever of coordinator, client and workers first fills a core"
-SHARE_NOTE = "not a limit: CPU seconds per second of wall-clock time"
-_OF_TOKENS = (
-    _Quantity(
+_OF_TOKENS: tuple[Quantity[_Sample], ...] = (
+    Quantity(
         "tokens per coordinator CPU second",
         "tokens/s",
         "a ZeroMQ send per token if paced, else the books of a stream, its text and stop strings in Python",
         lambda sample: sample.tokens / sample.coordinator_s,
     ),
-    _Quantity("tokens per second", "tokens/s", WALL_NOTE, lambda sample: sample.tokens / sample.wall_s),
-    _Quantity(
+    Quantity("tokens per second", "tokens/s", WALL_NOTE, lambda sample: sample.tokens / sample.wall_s),
+    Quantity(
         "tokens per message to the client",
         "tokens",
         "one per step and request, unless steps arrive while the coordinator is busy",
         lambda sample: sample.tokens / sample.messages,
     ),
-    _Quantity("CPU share of the coordinator", "cores", SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
-    _Quantity("CPU share of the client", "cores", SHARE_NOTE, lambda sample: sample.client_s / sample.wall_s),
+    Quantity("CPU share of the coordinator", "cores", SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
+    Quantity("CPU share of the client", "cores", SHARE_NOTE, lambda sample: sample.client_s / sample.wall_s),
 )
-_OF_REQUESTS = (
-    _Quantity(
+_OF_REQUESTS: tuple[Quantity[_Sample], ...] = (
+    Quantity(
         "requests per coordinator CPU second",
         "requests/s",
         "ZeroMQ sends: nearly all of its messages are alone on their way; then validation and routing in Python",
         lambda sample: sample.requests / sample.coordinator_s,
     ),
-    _Quantity("requests per second", "requests/s", WALL_NOTE, lambda sample: sample.requests / sample.wall_s),
+    Quantity("requests per second", "requests/s", WALL_NOTE, lambda sample: sample.requests / sample.wall_s),
 )
 
 
 async def run(*, quick: bool) -> list[Row]:
-    plan = _QUICK if quick else _FULL
-    paced = await _measure(PACED_STEP_S, (plan.paced,), plan.rounds)
-    at_once = await _measure(0.0, (plan.flooded, plan.short), plan.rounds)
-    return [
-        summarise(
-            "coordinator",
-            quantity.name,
-            [quantity.value(sample) for sample in samples],
-            unit=quantity.unit,
-            limited_by=quantity.limited_by,
-            parameters=workload.parameters,
-        )
-        for workload, samples in (*paced.items(), *at_once.items())
-        for quantity in (_OF_REQUESTS if workload is plan.short else _OF_TOKENS)
-    ]
+    return await measured("coordinator", _QUICK if quick else _FULL, _measure, _OF_TOKENS, _OF_REQUESTS)
 
 
 async def _measure(step_s: float, workloads: Sequence[Workload], rounds: int) -> dict[Workload, list[_Sample]]:
@@ -145,33 +92,3 @@ async def _sample(client: StreamingClient, workload: Workload, coordinator: int)
         coordinator_s=cpu_s(coordinator) - coordinator_start,
         client_s=time.process_time() - client_start,
     )
-
-
-async def drive(client: StreamingClient, workload: Workload) -> int:
-    """Run a workload to its end; how many messages brought its tokens.
-
-    Raises:
-        AssertionError: an answer is not the one that can be computed by hand.
-    """
-    left = iter(range(workload.requests))
-    expected = fake_tokens(PROMPT, workload.tokens)
-    sampling = SamplingParams(max_tokens=workload.tokens, temperature=0.0, ignore_eos=True)
-
-    async def stream() -> int:
-        messages = 0
-        for number in left:  # shared: whoever is free takes the next
-            done = await client.generate(prompt_token_ids=PROMPT, sampling=sampling).finish()
-            if done.token_ids != expected:
-                raise AssertionError(f"request {number} of {workload.name} was answered wrongly")
-            messages += sum(gap_s > 0 for gap_s in done.gaps_s)  # tokens of one message arrive at the same time
-        return messages
-
-    async with asyncio.TaskGroup() as tasks:
-        streams = [tasks.create_task(stream()) for _ in range(CONCURRENT)]
-    return sum(task.result() for task in streams)
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of all threads of a process so far; proc(5), a clock tick (10 ms) at a time."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

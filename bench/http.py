@@ -10,38 +10,32 @@ real tokenizer, connections that are made anew for each request, TLS, or log-pro
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from bench.cell import cell, mock_options
 from bench.child import Channel, started
-from bench.coordinator import (
+from bench.http_load import Load, Loaded
+from bench.loads import (
     CONCURRENT,
-    PACED_STEP_S,
     PROMPT,
     SHARE_NOTE,
     WALL_NOTE,
+    Plan,
+    Quantity,
     Workload,
     cpu_s,
     drive,
+    measured,
 )
-from bench.http_load import Load, Loaded
-from bench.rows import Row, summarise
+from bench.rows import Row
 from coordinator.config import HttpConfig
 from launch.client import StreamingClient
 from launch.supervisor import COORDINATOR
 
 _PATH = "/v1/chat/completions"
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    paced: Workload
-    flooded: Workload
-    short: Workload
-    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,75 +51,51 @@ class _Sample:
     zmq_coordinator_s: float  # CPU time
 
 
-@dataclass(frozen=True, slots=True)
-class _Quantity:
-    name: str
-    unit: str
-    limited_by: str
-    value: Callable[[_Sample], float]
-
-
-_FULL = _Plan(Workload("paced", 256, 100), Workload("flooded", 640, 200), Workload("short", 640, 2), rounds=5)
-_QUICK = _Plan(Workload("paced", 64, 100), Workload("flooded", 192, 200), Workload("short", 256, 2), rounds=2)
+_FULL = Plan(Workload("paced", 256, 100), Workload("flooded", 640, 200), Workload("short", 640, 2), rounds=5)
+_QUICK = Plan(Workload("paced", 64, 100), Workload("flooded", 192, 200), Workload("short", 256, 2), rounds=2)
 
 _HTTP_NOTE = "per chunk a wake-up, a JSON text, uvicorn and a system call, if paced; else the books of a stream, too"
 _ZMQ_NOTE = "as in the benchmark of the coordinator: one send takes along the tokens of all streams of a client"
-_OF_TOKENS = (
-    _Quantity(
+_OF_TOKENS: tuple[Quantity[_Sample], ...] = (
+    Quantity(
         "streamed tokens per coordinator CPU second", "tokens/s", _HTTP_NOTE, lambda s: s.tokens / s.coordinator_s
     ),
-    _Quantity(
-        "the same through ZeroMQ", "tokens/s", _ZMQ_NOTE, lambda sample: sample.tokens / sample.zmq_coordinator_s
-    ),
-    _Quantity(
+    Quantity("the same through ZeroMQ", "tokens/s", _ZMQ_NOTE, lambda sample: sample.tokens / sample.zmq_coordinator_s),
+    Quantity(
         "CPU time of a token, HTTP less ZeroMQ",
         "us",
         _HTTP_NOTE,
         lambda s: 1e6 * (s.coordinator_s - s.zmq_coordinator_s) / s.tokens,
     ),
-    _Quantity("streamed tokens per second", "tokens/s", WALL_NOTE, lambda sample: sample.tokens / sample.wall_s),
-    _Quantity(
+    Quantity("streamed tokens per second", "tokens/s", WALL_NOTE, lambda sample: sample.tokens / sample.wall_s),
+    Quantity(
         "events per token",
         "events",
         "one per token, one each for role, usage and the end; fewer if tokens gather while the coordinator is busy",
         lambda sample: sample.events / sample.tokens,
     ),
-    _Quantity("CPU share of the coordinator", "cores", SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
-    _Quantity("CPU share of the reader", "cores", SHARE_NOTE, lambda sample: sample.reader_s / sample.wall_s),
+    Quantity("CPU share of the coordinator", "cores", SHARE_NOTE, lambda s: s.coordinator_s / s.wall_s),
+    Quantity("CPU share of the reader", "cores", SHARE_NOTE, lambda sample: sample.reader_s / sample.wall_s),
 )
-_OF_REQUESTS = (
-    _Quantity(
+_OF_REQUESTS: tuple[Quantity[_Sample], ...] = (
+    Quantity(
         "requests per coordinator CPU second",
         "requests/s",
         "parsing, routing, validation and two chunks in Python, and what the workers are told",
         lambda sample: sample.requests / sample.coordinator_s,
     ),
-    _Quantity(
+    Quantity(
         "the same through ZeroMQ", "requests/s", _ZMQ_NOTE, lambda sample: sample.requests / sample.zmq_coordinator_s
     ),
-    _Quantity("requests per second", "requests/s", WALL_NOTE, lambda sample: sample.requests / sample.wall_s),
+    Quantity("requests per second", "requests/s", WALL_NOTE, lambda sample: sample.requests / sample.wall_s),
 )
 
 
 async def run(*, quick: bool) -> list[Row]:
-    plan = _QUICK if quick else _FULL
-    paced = await _measure(PACED_STEP_S, (plan.paced,), plan.rounds)
-    at_once = await _measure(0.0, (plan.flooded, plan.short), plan.rounds)
-    return [
-        summarise(
-            "http",
-            quantity.name,
-            [quantity.value(sample) for sample in samples],
-            unit=quantity.unit,
-            limited_by=quantity.limited_by,
-            parameters=workload.parameters,
-        )
-        for workload, samples in (*paced.items(), *at_once.items())
-        for quantity in (_OF_REQUESTS if workload is plan.short else _OF_TOKENS)
-    ]
+    return await measured("http", _QUICK if quick else _FULL, _measure, _OF_TOKENS, _OF_REQUESTS)
 
 
-async def _measure(step_s: float, workloads: tuple[Workload, ...], rounds: int) -> dict[Workload, list[_Sample]]:
+async def _measure(step_s: float, workloads: Sequence[Workload], rounds: int) -> dict[Workload, list[_Sample]]:
     """The workloads in turns, on one cell whose engine takes `step_s` for a step."""
     samples: dict[Workload, list[_Sample]] = {workload: [] for workload in workloads}
     options = msgspec.structs.replace(mock_options(step_s), http=HttpConfig(port=0))

@@ -1,7 +1,7 @@
 import os
 import time
 
-from bench.coordinator import cpu_s
+from bench.loads import cpu_s
 
 
 def test_cpu_time_is_the_kernels_account_of_a_process() -> None:
