@@ -55,6 +55,11 @@ class HttpConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
 
+def without_port(host: str) -> str:
+    """The name in a host that may have a port behind it; `[::1]` keeps its brackets."""
+    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+
+
 def is_loopback(host: str) -> bool:
     """Only this machine can reach it."""
     try:
@@ -85,5 +90,5 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     aggregated: bool = False  # decode workers compute every prompt themselves, and there are no prefill workers
     local_prompt_tokens: int = 0  # prompts up to this length are computed by their decode worker
     local_backlog_tokens: int = 1024  # while it owes fewer prompt tokens than this
-    stall_s: float = 120.0  # no worker makes progress for so long while requests wait: the cell is ill
+    stall_s: float = 120.0  # no progress for so long while requests wait: ill; one CPU prompt may take half a minute
     log_level: str = "INFO"

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from coordinator.admission import AdmissionLimits, overload
 from coordinator.state import CellState, Phase, RequestRecord
 
-STALL_S = 120.0  # a long prompt on a CPU keeps its worker silent for half a minute
-
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -26,7 +24,7 @@ def health(
     limits: AdmissionLimits,
     *,
     loading: bool,
-    stall_s: float = STALL_S,
+    stall_s: float,
 ) -> Health:
     """Judge the cell.
 

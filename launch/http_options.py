@@ -6,14 +6,14 @@ taken is known within the first moment, and by whom.
 
 import hashlib
 import ipaddress
-import socket
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from coordinator.config import HttpConfig, HttpLimits, RequestLimits
+from coordinator.config import HttpConfig, HttpLimits, RequestLimits, without_port
 from launch.ports import port_holder
+from runtime.sockets import bound_socket
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -36,8 +36,8 @@ def http_config(
     """
     if any(not key.strip() for key in api_keys):
         raise ValueError("an API key is empty")
-    asked = tuple(_without_port(name) for name in allowed_hosts)
-    names = asked or (None if api_keys else (*_LOOPBACK_NAMES, _without_port(host)))
+    asked = tuple(_as_host(name) for name in allowed_hosts)
+    names = asked or (None if api_keys else (*_LOOPBACK_NAMES, _as_host(host)))
     return HttpConfig(
         host=host,
         port=port,
@@ -56,10 +56,7 @@ def check_port(host: str, port: int) -> None:
     if port == 0:
         return
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
+        bound_socket(host, port).close()
     except OSError as error:
         holder = port_holder(port)
         why = f"cannot listen on {host} port {port}: {error.strerror}"
@@ -74,11 +71,9 @@ def base_url(host: str, port: int) -> str:
     return f"http://{f'[{shown}]' if _is_ipv6(shown) else shown}:{port}"
 
 
-def _without_port(name: str) -> str:
+def _as_host(name: str) -> str:
     """A host as the gate compares it: `[::1]` in brackets, and no port behind it."""
-    if _is_ipv6(name):
-        return f"[{name}]"
-    return name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+    return f"[{name}]" if _is_ipv6(name) else without_port(name)
 
 
 def _is_ipv6(host: str) -> bool:

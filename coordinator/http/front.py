@@ -23,6 +23,7 @@ from coordinator.http.rate import RateLimit
 from coordinator.http.routes import Api
 from coordinator.service import Service
 from runtime.clock import Clock
+from runtime.sockets import bound_socket
 from transport.messages.client import WorkerStatus
 
 LIMITS = (
@@ -117,10 +118,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ListenFailed: the address is taken or is not one of this machine.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        listener = bound_socket(host, port)
     except OSError as error:
         raise ListenFailed(
             f"cannot listen on {host} port {port}: {error.strerror}; choose another with --port"

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from coordinator.config import without_port
 from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import CLIENT_CLOSED_REQUEST, ApiError, printable
 from coordinator.http.rate import RateLimit
@@ -142,8 +143,7 @@ def _request_id(headers: dict[bytes, bytes]) -> str:
 
 def _host(headers: dict[bytes, bytes]) -> str:
     """The host that the client means, without its port; `[::1]` keeps its brackets."""
-    host = headers.get(b"host", b"").decode("latin-1").lower()
-    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+    return without_port(headers.get(b"host", b"").decode("latin-1").lower())
 
 
 def _of_router(error: HTTPException, scope: Scope) -> ApiError:

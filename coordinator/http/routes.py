@@ -164,7 +164,7 @@ class Api:
 
     # --- models and tokens -------------------------------------------------------------------------------------------
 
-    async def models(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def models(self, _: Request) -> ASGIApp:
         return _json(schemas.ModelList([self._described()]))
 
     async def model(self, request: Request) -> ASGIApp:
@@ -213,27 +213,27 @@ class Api:
 
     # --- the server itself -------------------------------------------------------------------------------------------
 
-    async def health(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def health(self, _: Request) -> ASGIApp:
         health = self._service.health()
         return _json(schemas.HealthBody(health.reason or "ok"), 200 if health.ok else 503)
 
-    async def ready(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def ready(self, _: Request) -> ASGIApp:
         health = self._service.health()
         return _json(schemas.HealthBody(health.reason or "ok"), 200 if health.accepting else 503)
 
-    async def live(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def live(self, _: Request) -> ASGIApp:
         return _json(schemas.HealthBody("ok"))
 
-    async def version(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def version(self, _: Request) -> ASGIApp:
         return _json(schemas.Version(importlib.metadata.version("kvrelay")))
 
-    async def metrics(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def metrics(self, _: Request) -> ASGIApp:
         return Response(self._exposition.text(), media_type=CONTENT_TYPE)
 
-    async def openapi(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def openapi(self, _: Request) -> ASGIApp:
         return Response(msgspec.json.encode(document(self.operations)), media_type="application/json")
 
-    async def docs(self, request: Request) -> ASGIApp:  # noqa: ARG002 - a handler's form
+    async def docs(self, _: Request) -> ASGIApp:
         return Response(docs_page(document(self.operations)), media_type="text/html")
 
     async def _read(self, request: Request, form: type[R]) -> R:

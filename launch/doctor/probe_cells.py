@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from launch.doctor.facts import CellFacts, LinkFacts, PortFacts
 from launch.ports import PortHolder
 from launch.rundir import CellInUse, is_running
 from launch.supervisor import CellFailed, Observer
+from runtime.sockets import bound_socket
 
 _LOOPBACK = "127.0.0.1"
 _OTHER_PORTS = 100
@@ -41,13 +41,11 @@ def port(number: int, is_free: Callable[[int], bool], holder: Callable[[int], Po
 
 def port_is_free(number: int) -> bool:
     """Whether a server could listen there now; connections that have ended recently are no obstacle."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_LOOPBACK, number))
+    try:
+        with bound_socket(_LOOPBACK, number) as probe:
             probe.listen(1)
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

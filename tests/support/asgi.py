@@ -8,25 +8,15 @@ from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Scope
 
-from coordinator.config import CoordinatorConfig
 from coordinator.service import Prepared, Service
 from coordinator.streams import Finished, Sink, StreamDelta
 from coordinator.text import ByteText
 from runtime.params import FinishReason, SamplingParams
 from runtime.tokens import SampledToken, TokenLogprobs
+from tests.support.configs import coordinator_config
 from transport.messages.client import FailureCode, GenerateRequest
 
-CONFIG = CoordinatorConfig(
-    run_dir="",
-    parent_pid=0,
-    client_endpoint="",
-    worker_endpoint="",
-    launcher_endpoint="",
-    model="m",
-    tokenizer_dir=None,
-    prefill_workers=1,
-    decode_workers=1,
-)
+CONFIG = coordinator_config()
 
 
 class FrontText(ByteText):

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.config import CoordinatorConfig, RequestLimits
+from coordinator.config import RequestLimits
 from coordinator.events import DecodeLetGo, FirstTokenMade, PrefillLetGo, SelfTested, TokensMade, WorkerJoined
 from coordinator.http.counters import HttpCounters
 from coordinator.http.metrics import Compat, Exposition
@@ -17,6 +17,7 @@ from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, PrefillStages
 from runtime.tokens import SampledToken
 from tests.support.cells import peer, pool
+from tests.support.configs import coordinator_config
 from tests.support.front import Front
 from tests.support.scripted_server import ManualClock
 from transport.messages.client import GenerateRequest, WorkerStatus
@@ -35,18 +36,8 @@ def ask(prompt: str = "hi", **sampling: object) -> GenerateRequest:
 class SimulatedService:
     """One prefill and one decode worker, linked at 2 GB/s over tcp; pages of four tokens; time stands still."""
 
-    CONFIG = CoordinatorConfig(
-        run_dir="",
-        parent_pid=0,
-        client_endpoint="",
-        worker_endpoint="",
-        launcher_endpoint="",
-        model="m",
-        tokenizer_dir=None,
-        prefill_workers=1,
-        decode_workers=2,
-        requests=RequestLimits(request_timeout_s=60.0, max_queued_requests=1000),
-    )
+    LIMITS = RequestLimits(request_timeout_s=60.0, max_queued_requests=1000)
+    CONFIG = coordinator_config(decode_workers=2, requests=LIMITS)
 
     def __init__(self, total_pages: int = 1000, *, linked: bool = True, aggregated: bool = False) -> None:
         """An aggregated one has the decode worker alone."""

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 from coordinator.events import DecodeLetGo, DrainAsked, PrefillLetGo, WorkerLost
-from coordinator.health import STALL_S
 from runtime.params import FinishReason
+from tests.support.configs import coordinator_config
 from tests.support.metrics import SimulatedService, ask
+
+STALL_S = coordinator_config().stall_s
 
 
 def test_a_linked_pair_is_well_however_long_it_idles() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from coordinator.config import CoordinatorConfig, RequestLimits
+from coordinator.config import RequestLimits
 from coordinator.events import (
     DecodeLetGo,
     FirstTokenMade,
@@ -22,23 +22,13 @@ from runtime.description import ModelInfo
 from runtime.params import FinishReason, SamplingParams
 from runtime.tokens import SampledToken
 from tests.support.cells import peer, pool
+from tests.support.configs import coordinator_config
 from tests.support.front import Front
 from tests.support.scripted_server import ManualClock
 from transport.messages.client import ChatMessage, GenerateRequest
 from transport.messages.worker import Admit, CancelRequest, Prefill, SelfTest, SelfTestDone, TokenStep, ToWorker
 
-CONFIG = CoordinatorConfig(
-    run_dir="",
-    parent_pid=0,
-    client_endpoint="",
-    worker_endpoint="",
-    launcher_endpoint="",
-    model="m",
-    tokenizer_dir=None,
-    prefill_workers=1,
-    decode_workers=1,
-    requests=RequestLimits(request_timeout_s=60.0),
-)
+CONFIG = coordinator_config(requests=RequestLimits(request_timeout_s=60.0))
 MODEL = ModelInfo(name="m", vocab_size=256, max_model_len=40_000, eos_token_ids=(4,))
 
 

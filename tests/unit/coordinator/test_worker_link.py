@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import zmq
 
-from coordinator.config import CoordinatorConfig
 from coordinator.service import Service
 from coordinator.text import ByteText
 from coordinator.worker_link import WorkerLink
 from runtime.description import ModelInfo
 from tests.support.cells import peer, pool
+from tests.support.configs import coordinator_config
 from tests.support.scripted_server import ManualClock
 from transport import codec
 from transport.control import new_context
@@ -35,18 +35,7 @@ from transport.messages.worker import (
 )
 
 MODEL = ModelInfo(name="m", vocab_size=256, max_model_len=64, eos_token_ids=(4,))
-CONFIG = CoordinatorConfig(
-    run_dir="",
-    parent_pid=0,
-    client_endpoint="",
-    worker_endpoint="",
-    launcher_endpoint="",
-    model="m",
-    tokenizer_dir=None,
-    prefill_workers=1,
-    decode_workers=1,
-    worker_timeout_s=4.0,
-)
+CONFIG = coordinator_config(worker_timeout_s=4.0)
 
 
 def hello(worker_id: str, *, epoch: int = 1, fingerprint: str = "same", protocol: int = PROTOCOL_VERSION) -> Hello:
