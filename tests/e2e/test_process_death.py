@@ -154,6 +154,8 @@ def test_the_first_ctrl_c_drains_and_the_second_stops() -> None:
             sampling = SamplingParams(max_tokens=3000, ignore_eos=True)
             long = [client.generate(prompt_token_ids=[1] * 10, sampling=sampling) for _ in range(60)]  # seconds of work
             await long[0].__anext__()
+            with pytest.raises(RequestFailed):  # one connection keeps its order: the refusal says that all 60 were read
+                await client.generate(prompt_token_ids=[]).finish()
             launcher.send_signal(signal.SIGINT)
             await asyncio.sleep(0.3)
             with pytest.raises(RequestFailed, match="draining"):
