@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from launch.evaluation.intervals import CONFIDENCE, Estimate
 from launch.evaluation.slo import Attainment, pool
@@ -76,6 +77,7 @@ class Ending(StrEnum):
     BELOW_LOWEST = "below_lowest"  # not even the lowest passes
     CLIENT_TOO_SLOW = "client_too_slow"  # the next rate is more than the client can send
     OUT_OF_PROBES = "out_of_probes"
+    INTERRUPTED = "interrupted"  # there was more to try
 
 
 class Try(Struct, frozen=True, kw_only=True):
@@ -99,6 +101,15 @@ def next_step(search: Search, probes: Sequence[Probe]) -> Try | Found:
     if wanted is not None and len(probes) < search.probes and not _unmeasured(search, rates):
         return Try(rate_per_s=wanted)
     return _found(search, rates)
+
+
+def so_far(search: Search, probes: Sequence[Probe]) -> Found:
+    """What is known, whether the search has ended or not."""
+    step = next_step(search, probes)
+    if isinstance(step, Found):
+        return step
+    found = _found(search, judged(search, probes))
+    return found if found.ending is Ending.FOUND else replace(found, ending=Ending.INTERRUPTED)
 
 
 def _next_rate(search: Search, rates: Sequence[Judged]) -> float | None:

@@ -1,0 +1,90 @@
+"""What is the goodput of each of several systems?
+
+Drives `launch.evaluation.goodput:next_step`, one probe of each system in turn: whatever the machine does over the
+hours, it does to all of them. A search knows nothing of the others and ends as it would alone.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from launch.evaluation.campaigns.progress import Course
+from launch.evaluation.campaigns.session import Session, Size, Source, attained, lagging, saturated
+from launch.evaluation.goodput import Found, Probe, Search, Try, next_step, so_far
+from launch.evaluation.slo import Slo
+from launch.evaluation.study import Goodput
+
+
+class GoodputOptions(Struct, frozen=True, kw_only=True):
+    slo: Slo
+    search: Search = Search()
+    size: Size = Size()
+
+
+class Probed(Struct, frozen=True, kw_only=True):
+    """A probe and the run that it was."""
+
+    run_id: str
+    probe: Probe
+
+
+async def goodput(
+    session: Session,
+    source: Source,
+    systems: Sequence[str],
+    options: GoodputOptions,
+    earlier: Mapping[str, Sequence[Probed]] | None = None,
+) -> tuple[Goodput, ...]:
+    """
+    Args:
+        earlier: probes of each system from a search that was interrupted. The caller sees to it that `session.seen`
+            knows their requests.
+    """
+    probed = {system: list((earlier or {}).get(system, ())) for system in systems}
+    course = Course("goodput", [])
+    turn = 0
+    try:
+        while tries := _tries(options.search, probed):
+            for system in list(tries) if turn % 2 == 0 else list(reversed(tries)):
+                course.rest = _planned(options, probed, tries)
+                probed[system].append(await _probe(session, source, system, tries[system].rate_per_s, options, course))
+            turn += 1
+    finally:
+        session.goodputs += [_goodput(options.search, system, done) for system, done in probed.items() if done]
+    return tuple(_goodput(options.search, system, done) for system, done in probed.items())
+
+
+def _tries(search: Search, probed: Mapping[str, Sequence[Probed]]) -> dict[str, Try]:
+    steps = {system: next_step(search, [one.probe for one in done]) for system, done in probed.items()}
+    return {system: step for system, step in steps.items() if isinstance(step, Try)}
+
+
+def _planned(
+    options: GoodputOptions, probed: Mapping[str, Sequence[Probed]], tries: Mapping[str, Try]
+) -> list[float | None]:
+    """Every search that goes on may use all its probes; most take a third of them."""
+    return [
+        options.size.planned_s(step.rate_per_s)
+        for system, step in tries.items()
+        for _ in range(max(options.search.probes - len(probed[system]), 1))
+    ]
+
+
+async def _probe(
+    session: Session, source: Source, system: str, rate_per_s: float, options: GoodputOptions, course: Course
+) -> Probed:
+    arrivals = session.at_rate(rate_per_s)
+    workload = session.fresh(source, [system], arrivals, options.size.requests(rate_per_s))
+    run, results = await session.run(system, workload, arrivals, course)
+    probe = Probe(
+        rate_per_s=rate_per_s,
+        attainment=attained(run, results, options.slo).every,
+        saturated=saturated(run),
+        lagging=lagging(run),
+    )
+    return Probed(run_id=run.run_id, probe=probe)
+
+
+def _goodput(search: Search, system: str, done: Sequence[Probed]) -> Goodput:
+    found: Found = so_far(search, [one.probe for one in done])
+    return Goodput(system=system, search=search, found=found, run_ids=tuple(one.run_id for one in done))
