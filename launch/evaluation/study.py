@@ -7,7 +7,7 @@ run, and everything here can be computed again from them.
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from launch.evaluation.arrivals import Arrivals
 from launch.evaluation.compare import Comparison
@@ -104,5 +104,5 @@ class Study(Struct, frozen=True, kw_only=True):
     slo_scales: tuple[SloScale, ...] = ()
     duels: tuple[Duel, ...] = ()
     region_map: RegionMap | None = None
-    definitions: dict[str, str] = DEFINITIONS
+    definitions: dict[str, str] = field(default_factory=DEFINITIONS.copy)
     format: int = FORMAT

@@ -11,8 +11,9 @@ from msgspec import Struct
 from launch.evaluation.campaigns.progress import Course
 from launch.evaluation.campaigns.session import Session, Size, Source, attained, lagging, saturated
 from launch.evaluation.goodput import Found, Probe, Search, Try, next_step, so_far
+from launch.evaluation.results import RequestResult
 from launch.evaluation.slo import Slo
-from launch.evaluation.study import Goodput
+from launch.evaluation.study import Goodput, Run
 
 
 class GoodputOptions(Struct, frozen=True, kw_only=True):
@@ -46,7 +47,7 @@ async def goodput(
     try:
         while tries := _tries(options.search, probed):
             for system in list(tries) if turn % 2 == 0 else list(reversed(tries)):
-                course.rest = _planned(options, probed, tries)
+                course.rest = _planned(options, probed, tries, system)
                 probed[system].append(await _probe(session, source, system, tries[system].rate_per_s, options, course))
             turn += 1
     finally:
@@ -60,13 +61,13 @@ def _tries(search: Search, probed: Mapping[str, Sequence[Probed]]) -> dict[str, 
 
 
 def _planned(
-    options: GoodputOptions, probed: Mapping[str, Sequence[Probed]], tries: Mapping[str, Try]
+    options: GoodputOptions, probed: Mapping[str, Sequence[Probed]], tries: Mapping[str, Try], now: str
 ) -> list[float | None]:
-    """Every search that goes on may use all its probes; most take a third of them."""
+    """The probe of `now` first. Every search that goes on may use all its probes."""
     return [
-        options.size.planned_s(step.rate_per_s)
-        for system, step in tries.items()
-        for _ in range(max(options.search.probes - len(probed[system]), 1))
+        options.size.planned_s(tries[system].rate_per_s)
+        for system in sorted(tries, key=lambda system: system != now)
+        for _ in range(options.search.probes - len(probed[system]))
     ]
 
 
@@ -76,9 +77,18 @@ async def _probe(
     arrivals = session.at_rate(rate_per_s)
     workload = session.fresh(source, [system], arrivals, options.size.requests(rate_per_s))
     run, results = await session.run(system, workload, arrivals, course)
+    return probed_of(run, results, rate_per_s, options.slo)
+
+
+def probed_of(run: Run, results: Sequence[RequestResult], rate_per_s: float, slo: Slo) -> Probed:
+    """Pure. Also of a run that was read back, to go on from there.
+
+    Args:
+        rate_per_s: as the search asked for it, not as it came out: probes are gathered by their rate.
+    """
     probe = Probe(
         rate_per_s=rate_per_s,
-        attainment=attained(run, results, options.slo).every,
+        attainment=attained(run, results, slo).every,
         saturated=saturated(run),
         lagging=lagging(run),
     )

@@ -20,7 +20,8 @@ from launch.evaluation.workload import Workload
 
 RunLoad = Callable[[str, Workload, Arrivals, str], Awaitable[tuple[Run, list[RequestResult]]]]
 """Of a system's name, requests, arrivals as asked and a purpose: the summary and the requests. `Run.measures.window`
-leaves out what the runner takes for warm-up and cool-down; campaigns judge by the same window."""
+leaves out what the runner takes for warm-up and cool-down; campaigns judge by the same window. A run that is stopped
+has to raise: what it cut off would count as missed."""
 
 
 class Source(Protocol):

@@ -31,8 +31,7 @@ def verdict(a: str, b: str, comparisons: Mapping[str, Comparison], rests_on: Cir
     alike = [one for one in known if one.verdict is Verdict.NO_DIFFERENCE]
     parts = [f"{name} is better at {_listed(map(_effect, wins))}" for name, wins in better.items() if wins]
     if alike:
-        shown = "no difference was shown" if not parts else "none was shown"
-        parts.append(f"{shown} in {_listed(map(_not_excluded, alike))}")
+        parts.append(f"no difference was shown in {_listed(map(_not_excluded, alike))}")
     parts += [f"{name} was over-saturated in {times} runs" for name, times in rests_on.saturated.items() if times]
     confidence = max((one.confidence for one in known), default=0.0)
     return (
