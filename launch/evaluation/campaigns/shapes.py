@@ -158,7 +158,7 @@ class _Survey:
             f" runs; of maps of two equal systems, {100 * options.error:g} % name a winner at most."
         )
         if self.lagging:
-            text += f" {self.lagging} pairs left out because the client lagged."
+            text += f" {self.lagging} pair{'s' if self.lagging > 1 else ''} left out because the client lagged."
         if self.unserved:
             shapes = ", ".join(f"{shape.prompt_tokens} -> {shape.output_tokens}" for shape in self.unserved)
             text += f" Without an answer: {shapes}."

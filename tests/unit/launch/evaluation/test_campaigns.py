@@ -17,7 +17,7 @@ from launch.evaluation.campaigns.shapes import RegionOptions, Shape, map_regions
 from launch.evaluation.campaigns.sweep import SweepOptions, parse_rates, slo_scale, sweep
 from launch.evaluation.goodput import Ending, Search
 from launch.evaluation.lengths import Fixed, Uniform
-from launch.evaluation.results import RequestResult
+from launch.evaluation.results import Outcome, RequestResult
 from launch.evaluation.slo import Slo
 from launch.evaluation.workload import Workload
 from tests.support.fifo import serve
@@ -281,6 +281,25 @@ def test_an_interrupted_map_keeps_its_shapes() -> None:
         run(map_regions(early, source, "A", "B", options))
     assert early.region_map is None
     assert len(early.runs) == 3
+
+
+def test_a_map_leaves_out_pairs_in_which_the_client_lagged_and_shapes_that_nobody_answers() -> None:
+    def late_once(workload: Workload, arrivals: Arrivals, number: int) -> list[RequestResult]:
+        if workload.requests[0].prompt_tokens == 20:
+            return [
+                RequestResult(index=one.index, arrival_s=0.0, sent_s=0.0, end_s=0.0, outcome=Outcome.REJECTED)
+                for one in workload.requests
+            ]
+        return fifo(lag_s=5.0 if number == 6 else 0.0)(workload, arrivals, number)
+
+    shapes = (Shape(prompt_tokens=10, output_tokens=2), Shape(prompt_tokens=20, output_tokens=2))
+    options = RegionOptions(shapes=shapes, factors=(2.0,), pairs=3, size=SMALL, under_way=1)
+    session = Session(loads(A=fifo(), B=late_once).run_load)
+    found = run(map_regions(session, lambda shape: Drawn(Fixed(shape.prompt_tokens), Fixed(2)), "A", "B", options))
+    assert found is not None
+    assert [region.comparison.pairs for region in found.regions] == [2]
+    assert "1 pair left out because the client lagged. Without an answer: 20 -> 2." in found.how
+    assert len(session.runs) == 4 + 6 + 4
 
 
 def test_progress_is_told_before_and_after_every_run() -> None:
