@@ -10,7 +10,7 @@ What it guarantees, whatever the order of events (tests/property/test_machine.py
 4. a request is forgotten only when no living worker holds anything of it.
 """
 
-from coordinator import admission, links, routing
+from coordinator import admission, dispatch, links, routing
 from coordinator.admission import AdmissionLimits
 from coordinator.events import (
     Action,
@@ -33,13 +33,13 @@ from coordinator.events import (
     WorkerJoined,
     WorkerLost,
 )
+from coordinator.ledger import ledger
 from coordinator.state import CellState, Phase, RequestRecord, WorkerRecord
 from runtime.params import FinishReason
-from runtime.stages import Ledger
 from runtime.tokens import SampledToken
 from transport.messages.client import FailureCode
 from transport.messages.common import Role
-from transport.messages.worker import Admit, CancelRequest, PeerGone, Prefill, Serve, TokenStep, ToWorker
+from transport.messages.worker import CancelRequest, PeerGone, TokenStep, ToWorker
 
 FINISH_GRACE_S = 1.0  # how long the last word to a client waits for the numbers of the workers
 _RATE_SMOOTHING = 0.3  # weight of the newest prompt in a prefill worker's measured rate
@@ -292,31 +292,7 @@ class Machine:
 
     def _start(self, record: RequestRecord, route: routing.Route, now: float) -> None:
         record.phase = Phase.PREFILLING
-        record.dispatched_at = now
-        record.local = route.prefill is None
-        for worker_id in (route.decode, route.prefill):
-            if worker_id is not None:
-                self.cell.workers[worker_id].requests.add(record.request_id)
-        record.prefill_worker, record.decode_worker = route.prefill, route.decode
-        self.cell.workers[route.computes].backlog_tokens += len(record.prompt)
-        record.served_by = (route.computes, route.decode or "")
-        if route.decode is not None:
-            self.cell.workers[route.decode].free_pages -= route.pages
-            record.pages = route.pages
-        self._order(record, route)
-
-    def _order(self, record: RequestRecord, route: routing.Route) -> None:
-        """Every order of a request leaves in the same step: only we spend credits, so nobody has to be asked."""
-        what = {"request_id": record.request_id, "prompt": record.prompt, "sampling": record.sampling}
-        decode = self.cell.workers[route.decode] if route.decode is not None else None
-        if route.prefill is None:
-            self._tell(self.cell.workers[route.computes], Serve(pages=route.pages, **what))  # type: ignore[arg-type]  # a dict
-            return
-        prefill = self.cell.workers[route.prefill]
-        what["transfer_id"] = record.transfer_id = self.cell.new_transfer_id()
-        if decode is not None:
-            self._tell(decode, Admit(peer=prefill.peer, pages=route.pages, **what))  # type: ignore[arg-type]  # likewise
-        self._tell(prefill, Prefill(peer=decode.peer if decode else None, **what))  # type: ignore[arg-type]  # likewise
+        self._actions += dispatch.start(self.cell, record, route, now)
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
@@ -339,7 +315,7 @@ class Machine:
     def _finish(self, record: RequestRecord) -> None:
         if record.finish_reason is None:
             raise AssertionError(f"request {record.request_id} finishes without a reason")
-        self._actions.append(Finish(record.request_id, record.finish_reason, _ledger(record)))
+        self._actions.append(Finish(record.request_id, record.finish_reason, ledger(record)))
         self._end(record)
 
     def _fail(self, record: RequestRecord, code: FailureCode, message: str) -> None:
@@ -377,17 +353,3 @@ def _needs(record: RequestRecord, role: Role) -> bool:
     One that decodes has all its pages: the prefill worker owes it nothing but numbers.
     """
     return record.phase.is_open and (role == "decode" or record.phase is not Phase.DECODING)
-
-
-def _ledger(record: RequestRecord) -> Ledger:
-    started = record.submitted_at
-    return Ledger(
-        queue_s=(record.dispatched_at or record.finished_at) - started,
-        first_token_s=(record.first_token_at or record.finished_at) - started,
-        handoff_gap_s=record.handoff_gap_s,
-        total_s=record.finished_at - started,
-        prefill=record.prefill_stages,
-        decode=record.decode_stages,
-        prefill_worker=record.served_by[0],
-        decode_worker=record.served_by[1],
-    )
