@@ -7,9 +7,12 @@ has not read for `client_stall_s` is dropped and its requests are cancelled. Loo
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
+from coordinator.ledger import Timeline
 from coordinator.service import Service
 from coordinator.streams import StreamDelta, StreamEnd
 from coordinator.validation import InvalidRequest
@@ -21,6 +24,8 @@ from transport.control import Context, ControlServer, Sent
 from transport.errors import ProtocolError
 from transport.liveness import Liveness
 from transport.messages.client import (
+    AnswerLedger,
+    AskLedgers,
     AskStatus,
     Cancel,
     CellStatus,
@@ -30,6 +35,7 @@ from transport.messages.client import (
     Failed,
     FailureCode,
     Goodbye,
+    Ledgers,
     Ping,
     Pong,
     Submit,
@@ -46,6 +52,7 @@ _log = logs.get("clients")
 class _Pending:
     """What one request still has to tell its client: merged tokens, then at most one last word."""
 
+    timeline: Timeline
     delta: Delta | None = None
     last: Done | Failed | None = None
 
@@ -112,7 +119,8 @@ class ClientLink:
     # --- from clients ------------------------------------------------------------------------------------------------
 
     def _received(self, identity: bytes, data: bytes) -> None:
-        self._liveness.saw(identity, self._clock.now())
+        now = self._clock.now()
+        self._liveness.saw(identity, now)
         try:
             message = self._codec.decode(data)
         except ProtocolError as error:
@@ -123,7 +131,7 @@ class ClientLink:
             case ClientHello(protocol=protocol):
                 self._hello(identity, protocol)
             case Submit():
-                self._submit(identity, message)
+                self._submit(identity, message, now)
             case Cancel(id=client_id):
                 self._cancel(identity, client_id)
             case Ping():
@@ -131,6 +139,8 @@ class ClientLink:
                 self._send(identity, Pong() if identity in self._clients else dropped)
             case AskStatus():
                 self._send(identity, self._status())
+            case AskLedgers():
+                self._send(identity, self._ledgers(now))
 
     def _hello(self, identity: bytes, protocol: int) -> None:
         if protocol != PROTOCOL_VERSION:
@@ -143,7 +153,7 @@ class ClientLink:
         else:
             self._waiting.add(identity)
 
-    def _submit(self, identity: bytes, message: Submit) -> None:
+    def _submit(self, identity: bytes, message: Submit, now: float) -> None:
         client = self._clients.get(identity)
         if client is None:
             self._send(identity, Goodbye(reason="say ClientHello first"))
@@ -155,7 +165,7 @@ class ClientLink:
             self._send(identity, Failed(id=message.id, code="overloaded", message=f"{limit} requests are in flight"))
         else:
             opened = client.requests[message.id] = _OpenRequest()
-            task = asyncio.get_running_loop().create_task(self._start(client, message, opened))
+            task = asyncio.get_running_loop().create_task(self._start(client, message, opened, now))
             self._submits.add(task)
             task.add_done_callback(self._started)
 
@@ -165,8 +175,8 @@ class ClientLink:
         if error is not None:
             fail_loudly(error)  # what a client may do wrong has been answered: this is a broken invariant
 
-    async def _start(self, client: _Client, message: Submit, opened: _OpenRequest) -> None:
-        sink = _ClientSink(self, client, message.id)
+    async def _start(self, client: _Client, message: Submit, opened: _OpenRequest, received_at: float) -> None:
+        sink = _ClientSink(self, client, Timeline(message.id, received_at))
         try:
             request = codec.generate_request(message.request)
             opened.request_id = await self._service.submit(request, sink)
@@ -191,22 +201,22 @@ class ClientLink:
 
     # --- to clients --------------------------------------------------------------------------------------------------
 
-    def add_delta(self, client: _Client, client_id: str, delta: StreamDelta) -> None:
+    def add_delta(self, client: _Client, timeline: Timeline, delta: StreamDelta) -> None:
         logprobs = tuple(token.logprobs for token in delta.tokens if token.logprobs is not None)
         new = Delta(
-            id=client_id,
+            id=timeline.client_id,
             index=delta.index,
             token_ids=tuple(token.token_id for token in delta.tokens),
             text=delta.text,
             logprobs=logprobs or None,
         )
-        pending = client.outbox.setdefault(client_id, _Pending())
+        pending = client.outbox.setdefault(timeline.client_id, _Pending(timeline))
         pending.delta = new if pending.delta is None else _merge(pending.delta, new)
         self._schedule_flush(client)
 
-    def add_last(self, client: _Client, client_id: str, last: Done | Failed) -> None:
-        client.outbox.setdefault(client_id, _Pending()).last = last
-        client.requests.pop(client_id, None)
+    def add_last(self, client: _Client, timeline: Timeline, last: Done | Failed) -> None:
+        client.outbox.setdefault(timeline.client_id, _Pending(timeline)).last = last
+        client.requests.pop(timeline.client_id, None)
         self._schedule_flush(client)
 
     def _schedule_flush(self, client: _Client) -> None:
@@ -227,17 +237,30 @@ class ClientLink:
 
     def _flush_client(self, client: _Client) -> None:
         """Everything for one client leaves in one send: a send per token would be most of the coordinator's work."""
-        words = [
-            word for pending in client.outbox.values() for word in (pending.delta, pending.last) if word is not None
-        ]
+        words = list(self._words(client.outbox.values()))
         sent = self._server.send(client.identity, *map(self._codec.encode, words)) if words else Sent.OK
         if sent is Sent.UNREACHABLE:
             self._drop(client.identity, "unreachable")
         elif sent is Sent.FULL:
             client.stalled_since = client.stalled_since or self._clock.now()
         else:
+            now = self._clock.now()
+            for pending in client.outbox.values():
+                if pending.delta is not None:
+                    pending.timeline.passed(now, last=pending.timeline.has_all_text)
             client.outbox.clear()
             client.stalled_since = None
+
+    def _words(self, outbox: Iterable[_Pending]) -> Iterator[Delta | Done | Failed]:
+        """A last word often leaves together with the last token, and says how long that has waited."""
+        for pending in outbox:
+            if pending.delta is not None:
+                yield pending.delta
+            if isinstance(pending.last, Done):
+                ledger = pending.timeline.complete(pending.last.ledger, self._clock.now())
+                yield msgspec.structs.replace(pending.last, ledger=ledger)
+            elif pending.last is not None:
+                yield pending.last
 
     def _send(self, identity: bytes, message: ToClient) -> None:
         """Small talk outside any request: lost if the client does not read."""
@@ -259,6 +282,21 @@ class ClientLink:
         queued = len(self._service.machine.cell.queue)
         return CellStatus(workers=self._worker_status(), queued=queued, in_flight=self._service.in_flight)
 
+    def _ledgers(self, now: float) -> Ledgers:
+        return Ledgers(
+            answers=tuple(
+                AnswerLedger(
+                    request=ended.request_id,
+                    id=ended.timeline.client_id,
+                    ended_s=now - ended.ended_at,
+                    prompt_tokens=ended.prompt_tokens,
+                    tokens=ended.tokens,
+                    ledger=ended.timeline.complete(ended.ledger, now),
+                )
+                for ended in self._service.ended
+            )
+        )
+
     def _drop(self, identity: bytes, why: str) -> None:
         self._liveness.forget(identity)
         self._waiting.discard(identity)
@@ -274,17 +312,17 @@ class ClientLink:
 class _ClientSink:
     """The `Sink` of one request of one client."""
 
-    def __init__(self, link: ClientLink, client: _Client, client_id: str) -> None:
+    def __init__(self, link: ClientLink, client: _Client, timeline: Timeline) -> None:
+        self.timeline = timeline
         self._link = link
         self._client = client
-        self._id = client_id
 
     def delta(self, delta: StreamDelta) -> None:
-        self._link.add_delta(self._client, self._id, delta)
+        self._link.add_delta(self._client, self.timeline, delta)
 
     def done(self, end: StreamEnd) -> None:
         last = Done(
-            id=self._id,
+            id=self.timeline.client_id,
             finish_reason=end.reason,
             text=end.text,
             prompt_tokens=end.prompt_tokens,
@@ -292,11 +330,11 @@ class _ClientSink:
             ledger=end.ledger,
             stop_reason=end.stop_reason,
         )
-        self._link.add_last(self._client, self._id, last)
+        self._link.add_last(self._client, self.timeline, last)
 
     def failed(self, code: FailureCode, message: str, param: str | None) -> None:
-        last = Failed(id=self._id, code=code, message=message[:MAX_REASON_CHARS], param=param)
-        self._link.add_last(self._client, self._id, last)
+        last = Failed(id=self.timeline.client_id, code=code, message=message[:MAX_REASON_CHARS], param=param)
+        self._link.add_last(self._client, self.timeline, last)
 
 
 def _merge(first: Delta, second: Delta) -> Delta:

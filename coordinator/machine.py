@@ -1,7 +1,8 @@
 """What does the coordinator do when something happens?
 
 Pure: `handle(event, now)` changes the state and returns actions; the shell (`coordinator.server`) executes them. The
-only code that changes a `Phase`, spends a credit or decides that a request is over. Called on the loop thread.
+only code that changes a `Phase` or decides that a request is over; credits are spent here, in `dispatch` and in
+`links`. Called on the loop thread.
 
 What it guarantees, whatever the order of events (tests/property/test_machine.py):
 1. every `Submitted` leads to exactly one `Finish` or `Fail`, and to nothing for the client after it;
@@ -33,7 +34,7 @@ from coordinator.events import (
     WorkerJoined,
     WorkerLost,
 )
-from coordinator.ledger import ledger
+from coordinator.ledger import of_record
 from coordinator.state import CellState, Phase, RequestRecord, WorkerRecord
 from runtime.params import FinishReason
 from runtime.tokens import SampledToken
@@ -116,7 +117,12 @@ class Machine:
             return
         record.finish_reason, record.finished_at = reason, now
         self._stop_computing(record)
-        self._finish(record)
+        if reason is FinishReason.STOP and record.last_token_at is not None:
+            record.phase, record.finished_at = Phase.FINISHING, record.last_token_at
+            record.early.clear()
+            self._settle(record)  # the client has its last token; the last word waits for the workers' numbers
+        else:
+            self._finish(record)
 
     def _expire(self, now: float) -> None:
         for record in list(self.cell.requests.values()):
@@ -299,6 +305,7 @@ class Machine:
     def _emit(self, record: RequestRecord, token: SampledToken, finish: FinishReason | None, now: float) -> None:
         self._actions.append(Emit(record.request_id, record.next_index, (token,), finish))
         record.next_index += 1
+        record.last_token_at = now
         if finish is not None:
             record.phase = Phase.FINISHING
             record.finish_reason, record.finished_at = finish, now
@@ -315,7 +322,7 @@ class Machine:
     def _finish(self, record: RequestRecord) -> None:
         if record.finish_reason is None:
             raise AssertionError(f"request {record.request_id} finishes without a reason")
-        self._actions.append(Finish(record.request_id, record.finish_reason, ledger(record)))
+        self._actions.append(Finish(record.request_id, record.finish_reason, of_record(record)))
         self._end(record)
 
     def _fail(self, record: RequestRecord, code: FailureCode, message: str) -> None:

@@ -29,6 +29,7 @@ from coordinator.events import (
     TokensMade,
 )
 from coordinator.health import Health, health
+from coordinator.ledger import Ended, new_ring
 from coordinator.local_prefill import LocalPrefill
 from coordinator.machine import Machine
 from coordinator.streams import Sink, Stream
@@ -37,9 +38,9 @@ from coordinator.text import Text
 from coordinator.validation import InvalidRequest, check_form, check_length, resolve
 from runtime.clock import Clock
 from runtime.description import ModelInfo
-from runtime.params import SamplingParams
+from runtime.params import FinishReason, SamplingParams
 from transport.messages.client import GenerateRequest
-from transport.messages.worker import Serve, ToWorker
+from transport.messages.worker import Admit, Prefill, Serve, ToWorker
 
 _INLINE_CHARS = 16_384  # a text of this length tokenises in about a millisecond
 _PROGRESS = (FirstTokenMade, TokensMade, PrefillLetGo, DecodeLetGo)  # a worker has done something for a request
@@ -52,6 +53,7 @@ class Prepared:
     request: GenerateRequest
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    tokenise_s: float = 0.0
 
 
 class Service:
@@ -76,6 +78,7 @@ class Service:
         )
         self.machine = Machine(limits)
         self.tally = Tally()
+        self.ended = new_ring()
         self._limits = limits
         self._clock = clock
         self._last_progress = clock.now()
@@ -108,14 +111,16 @@ class Service:
     async def _prepare(self, request: GenerateRequest) -> Prepared:
         model = self._known_model()
         check_form(request, self.config.model)
+        began = self._clock.now()
         prompt = await self.tokenise(request)
+        tokenise_s = self._clock.now() - began
         if request.truncate_prompt_tokens is not None:
             prompt = prompt[-request.truncate_prompt_tokens :]
         kv_tokens = admission.largest_decode_tokens(self.machine.cell) or model.max_model_len
         sampling = resolve(prompt, request.sampling, model, kv_tokens, secrets.randbits(63), self.config.requests)
         if sampling.grammar is not None:
             await self._check_grammar(sampling.grammar)
-        return Prepared(request, tuple(prompt), sampling)
+        return Prepared(request, tuple(prompt), sampling, tokenise_s)
 
     def start(self, prepared: Prepared, sink: Sink) -> int:
         """Start a request; its events go to `sink`, possibly before this returns.
@@ -131,7 +136,9 @@ class Service:
             sink, decoder, prepared.sampling, len(prompt), include_stop_string=request.include_stop_string
         )
         asked = prepared.sampling.max_tokens or 0  # `resolve` has set it
-        self.tally.started(request_id, len(prompt), asked, self._clock.now())
+        now = self._clock.now()
+        self.tally.started(request_id, len(prompt), asked, now)
+        sink.timeline.submitted_at, sink.timeline.tokenise_s = now, prepared.tokenise_s
         longest_s = self.config.requests.request_timeout_s
         timeout_s = min(request.timeout_s or longest_s, longest_s)
         self.handle(Submitted(request_id, prompt, prepared.sampling, timeout_s))
@@ -219,13 +226,24 @@ class Service:
                 if isinstance(message, Serve):
                     self.tally.computed_locally(message.request_id)
                 self._tell(worker_id, message)
+                if isinstance(message, Admit | Prefill | Serve) and message.request_id in self._streams:
+                    self._streams[message.request_id].sink.timeline.ordered_s = self._clock.now() - now
             case Emit(request_id, index, tokens, finish):
                 stream = self._streams[request_id]
-                if stream.push(index, tokens, finish):
+                stopped = stream.push(index, tokens, finish)
+                if stopped:
                     self._events.append(StopStringFound(request_id))
+                if index == 0 or stopped or finish is not None:
+                    stream.sink.timeline.token(now, self._clock.now(), last=stopped or finish is not None)
                 self.tally.delivered(request_id, stream.delivered, now)
             case Finish(request_id, reason, ledger):
-                self.tally.finished(request_id, self._streams.pop(request_id).finish(reason, ledger))
+                stream = self._streams.pop(request_id)
+                end = stream.finish(reason, ledger)
+                self.tally.finished(request_id, end)
+                if end.reason is not FinishReason.CANCELLED:
+                    self.ended.append(
+                        Ended(request_id, end.prompt_tokens, end.completion_tokens, now, ledger, stream.sink.timeline)
+                    )
             case Fail(request_id, code, message):
                 self.tally.failed(request_id, code)
                 self._streams.pop(request_id).fail(code, message)

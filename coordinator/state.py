@@ -51,6 +51,7 @@ class RequestRecord:
     early_end_at: float = 0.0
     dispatched_at: float | None = None
     first_token_at: float | None = None
+    last_token_at: float | None = None  # of those that the client got so far
     handoff_gap_s: float = 0.0
     prefill_stages: PrefillStages | None = None
     decode_stages: DecodeStages | None = None

@@ -11,7 +11,8 @@ import msgspec
 from engine.port import EnginePort
 from engine.thread import EngineThread
 from runtime.clock import Clock
-from transport.kv import Inbound
+from runtime.stages import DecodeStages
+from transport.kv import Inbound, ReceiveOutcome
 from transport.messages.worker import Admit
 
 _DIGEST_BYTES = 8
@@ -26,35 +27,54 @@ class Received:
     quarantine: bool
     intake_s: float
     verify_s: float
+    verify_wait_s: float
+    ended_at: float
+
+    @property
+    def stages(self) -> DecodeStages:
+        return DecodeStages(intake_s=self.intake_s, verify_s=self.verify_s, verify_wait_s=self.verify_wait_s)
 
 
-async def take_in(
+async def take_in(  # noqa: PLR0913 - plain values
     admit: Admit,
     inbound: Inbound,
     prompt_pages: tuple[int, ...],
     engine: EnginePort,
     thread: EngineThread,
     clock: Clock,
+    *,
+    started: float,
 ) -> Received:
-    """Wait for the pages of `admit` and check them; never raises for what the peer did."""
-    started = clock.now()
+    """Wait for the pages of `admit`, which came at `started`, and check them; never raises for what the peer did."""
     outcome = await inbound.settled()
     arrived = clock.now()
+    intake_s = arrived - started
     if not outcome.ok:
-        return Received(None, outcome.error or "the transfer failed", outcome.quarantine, arrived - started, 0.0)
-    digests = await thread.run(engine.digest, prompt_pages)
-    verify_s = clock.now() - arrived
+        return Received(None, outcome.error or "the transfer failed", outcome.quarantine, intake_s, 0.0, 0.0, arrived)
+    digests, computing_s = await thread.run_timed(clock, engine.digest, prompt_pages)
+    token, error = _token_1(admit, outcome, len(prompt_pages), digests)
+    ended = clock.now()
+    verify_s = ended - arrived
+    return Received(
+        first_token=token,
+        error=error,
+        quarantine=False,
+        intake_s=intake_s,
+        verify_s=verify_s,
+        verify_wait_s=max(verify_s - computing_s, 0.0),
+        ended_at=ended,
+    )
+
+
+def _token_1(admit: Admit, outcome: ReceiveOutcome, pages: int, digests: bytes) -> tuple[int | None, str | None]:
+    """Token 1, or why the request cannot go on from it."""
     bad = first_difference(digests, outcome.digests)
     if bad is not None:
-        error = f"page {bad} of {len(prompt_pages)} of request {admit.request_id} differs from what was sent"
-        return Received(None, error, quarantine=False, intake_s=arrived - started, verify_s=verify_s)
+        return None, f"page {bad} of {pages} of request {admit.request_id} differs from what was sent"
     try:
-        token = msgspec.msgpack.decode(outcome.note, type=int)
+        return msgspec.msgpack.decode(outcome.note, type=int), None
     except msgspec.MsgspecError as error:
-        return Received(
-            None, f"token 1 of request {admit.request_id} is no token: {error}", False, arrived - started, verify_s
-        )
-    return Received(token, None, quarantine=False, intake_s=arrived - started, verify_s=verify_s)
+        return None, f"token 1 of request {admit.request_id} is no token: {error}"
 
 
 def first_difference(ours: bytes, theirs: bytes) -> int | None:

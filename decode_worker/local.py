@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from decode_worker.running import RunningSequence
 from engine.chunking import Chunk, ChunkLimits, next_chunks
 from engine.port import Matcher, Row, RowFailed, RowResult, SampleSpec
-from runtime.stages import PrefillStages
+from runtime.stages import PrefillStages, with_chunk
 from runtime.tokens import SampledToken
 from transport.messages.worker import Serve
 
@@ -28,6 +28,7 @@ class LocalPrompt:
     cancelled: bool = False
     started_at: float | None = None
     chunks: int = 0
+    chunk_s: tuple[float, ...] = ()  # of the steps that held them, on the engine thread
 
     @property
     def request_id(self) -> int:
@@ -78,9 +79,11 @@ class LocalPrompts:
         return chunks
 
     def apply(
-        self, chunks: Sequence[Chunk[LocalPrompt]], results: Sequence[RowResult], now: float
+        self, chunks: Sequence[Chunk[LocalPrompt]], results: Sequence[RowResult], now: float, seconds: float
     ) -> tuple[list[tuple[RunningSequence, SampledToken | RowFailed]], list[LocalPrompt]]:
         """The sequences that begin after a step, each with what was drawn as its token 1, and the prompts that leave.
+
+        `seconds`: of the step, on the engine thread.
 
         A prompt cancelled during the step leaves; its token is dropped.
         """
@@ -90,6 +93,7 @@ class LocalPrompts:
             prompt = chunk.prompt
             prompt.computed = chunk.end
             prompt.chunks += 1
+            prompt.chunk_s = with_chunk(prompt.chunk_s, seconds)
             if prompt.cancelled:
                 leaving.append(self.prompts.pop(prompt.request_id))
             elif result is not None:
@@ -115,6 +119,11 @@ def _sequence(prompt: LocalPrompt, now: float) -> RunningSequence:
         pages=prompt.pages,
         output=[],
         joined_at=now,
-        prefill=PrefillStages(queue_s=started - prompt.arrived_at, compute_s=now - started, chunks=prompt.chunks),
+        prefill=PrefillStages(
+            queue_s=started - prompt.arrived_at,
+            compute_s=now - started,
+            chunks=prompt.chunks,
+            chunk_s=prompt.chunk_s,
+        ),
         matcher=prompt.matcher,
     )

@@ -7,6 +7,8 @@ is under way writes to their pages. Every step takes the sequences in the order 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from engine.port import Matcher, Row, RowFailed, SampleSpec
 from engine.stopping import finish_reason
 from runtime.params import FinishReason
@@ -23,12 +25,13 @@ class RunningSequence:
     pages: tuple[int, ...]
     output: list[int]  # token 1 on; the newest is fed by the next step
     joined_at: float
-    intake_s: float = 0.0
-    verify_s: float = 0.0
+    intake: DecodeStages = field(default_factory=DecodeStages)  # what is known from before it joined
     prefill: PrefillStages | None = None  # of a prompt that was computed here
     matcher: Matcher | None = None  # of the request's grammar
     first_step_at: float | None = None
-    last_token_at: float | None = None
+    first_step_s: float = 0.0
+    last_token_at: float | None = None  # of those after token 1
+    sent_at: float | None = None  # when its last token was passed to the socket
     cancelled: bool = False
     error: str | None = None  # why there is no next token
 
@@ -38,11 +41,13 @@ class RunningSequence:
 
     def stages(self) -> DecodeStages:
         first, last = self.first_step_at, self.last_token_at
-        return DecodeStages(
-            intake_s=self.intake_s,
-            verify_s=self.verify_s,
+        last_at = self.joined_at if last is None else last
+        return msgspec.structs.replace(
+            self.intake,
             join_s=first - self.joined_at if first is not None else 0.0,
             decode_s=last - first if first is not None and last is not None else 0.0,
+            first_step_s=self.first_step_s,
+            send_s=self.sent_at - last_at if self.sent_at is not None and self.error is None else 0.0,
             steps=max(len(self.output) - 1, 0),  # without a token 1 there was no step, either
         )
 
@@ -93,6 +98,8 @@ class Running:
                 index = len(sequence.output)
                 sequence.output.append(result.token_id)
                 if index > 0:  # token 1 of a prompt that was computed here ends its prefill
+                    if sequence.last_token_at is None and sequence.first_step_at is not None:
+                        sequence.first_step_s = now - sequence.first_step_at
                     sequence.last_token_at = now
                 finish = self._finish(sequence, result.token_id, index)
                 told.append(TokenStep(sequence.request_id, index, result, finish))

@@ -105,20 +105,22 @@ class DecodeWorker:
 
     def _admit(self, admit: Admit) -> None:
         """The coordinator spends our pages, so the reservation cannot fail; if it does, an invariant is broken."""
+        admitted_at = self._clock.now()
         pages = self.pool.reserve(admit.request_id, admit.pages)
         self.pool.hold(admit.request_id)
         self._arriving[admit.request_id] = admit
         self._kv.connect(admit.peer)
-        self._tasks.create_task(self._take_in(admit, pages))
+        self._tasks.create_task(self._take_in(admit, pages, admitted_at))
 
     def _serve(self, serve: Serve) -> None:
         """As in `_admit`, the reservation cannot fail."""
+        arrived_at = self._clock.now()
         grammar = serve.sampling.grammar
         self._local.accept(
             LocalPrompt(
                 request=serve,
                 pages=self.pool.reserve(serve.request_id, serve.pages),
-                arrived_at=self._clock.now(),
+                arrived_at=arrived_at,
                 matcher=self._engine.matcher(grammar) if grammar is not None else None,
             )
         )
@@ -136,10 +138,12 @@ class DecodeWorker:
 
     # --- arriving ----------------------------------------------------------------------------------------------------
 
-    async def _take_in(self, admit: Admit, pages: tuple[int, ...]) -> None:
+    async def _take_in(self, admit: Admit, pages: tuple[int, ...], admitted_at: float) -> None:
         prompt_pages = pages[: self._engine.layout.pages_for(len(admit.prompt))]
         inbound = self._kv.expect(admit.transfer_id, admit.peer, self._engine.regions(prompt_pages))
-        received = await take_in(admit, inbound, prompt_pages, self._engine, self._thread, self._clock)
+        received = await take_in(
+            admit, inbound, prompt_pages, self._engine, self._thread, self._clock, started=admitted_at
+        )
         del self._arriving[admit.request_id]
         cancelled = admit.request_id in self._cancelled
         self._cancelled.discard(admit.request_id)
@@ -150,7 +154,7 @@ class DecodeWorker:
         if received.first_token is None or cancelled:
             if received.error is not None and not cancelled:
                 _log.warning("hand-off failed", extra={"fields": {"request": admit.request_id, "why": received.error}})
-            stages = DecodeStages(intake_s=received.intake_s, verify_s=received.verify_s)
+            stages = received.stages
             quarantined = len(pages) if received.quarantine else 0
             self._leave(admit.request_id, stages, None if cancelled else received.error, quarantined)
             return
@@ -160,9 +164,8 @@ class DecodeWorker:
                 request=admit,
                 pages=pages,
                 output=[received.first_token],
-                intake_s=received.intake_s,
-                verify_s=received.verify_s,
-                joined_at=self._clock.now(),
+                intake=received.stages,
+                joined_at=received.ended_at,
                 matcher=self._engine.matcher(grammar) if grammar is not None else None,
             )
         )
@@ -181,15 +184,19 @@ class DecodeWorker:
                 continue
             self._in_step = {one.request_id for one in step} | {chunk.prompt.request_id for chunk in chunks}
             rows = [*map(row, step), *map(chunk_row, chunks)]
-            results = await self._thread.run(self._engine.forward, rows)
+            results, seconds = await self._thread.run_timed(self._clock, self._engine.forward, rows)
             self._in_step = set()
-            self._apply(step, chunks, results)
+            self._apply(step, chunks, results, seconds)
 
     def _apply(
-        self, step: Sequence[RunningSequence], chunks: Sequence[Chunk[LocalPrompt]], results: Sequence[RowResult]
+        self,
+        step: Sequence[RunningSequence],
+        chunks: Sequence[Chunk[LocalPrompt]],
+        results: Sequence[RowResult],
+        seconds: float,
     ) -> None:
         now = self._clock.now()
-        begun, given_up = self._local.apply(chunks, results[len(step) :], now)
+        begun, given_up = self._local.apply(chunks, results[len(step) :], now, seconds)
         for sequence, _ in begun:
             self._running.join(sequence)
         drawn = [result for result in results[: len(step)] if result is not None]
@@ -198,7 +205,9 @@ class DecodeWorker:
         )
         if told:
             self._membership.send(Tokens(steps=tuple(told)))
+        sent_at = self._clock.now()
         for sequence in leaving:
+            sequence.sent_at = sent_at
             self._end(sequence)
         for prompt in given_up:
             self._leave(prompt.request_id, None)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+from runtime.clock import Clock
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -20,6 +22,16 @@ class EngineThread:
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`fn(*args)` on the engine thread. Cancelling the await does not stop a call that has started."""
         return await asyncio.wrap_future(self._executor.submit(fn, *args, **kwargs))
+
+    async def run_timed(self, clock: Clock, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+        """As `run`, with the seconds that the call took on the engine thread; the rest of the await was waiting."""
+
+        def timed() -> tuple[T, float]:
+            began = clock.now()
+            result = fn(*args, **kwargs)
+            return result, clock.now() - began
+
+        return await self.run(timed)
 
     def close(self) -> None:
         """Wait for the running call; calls that have not started are cancelled."""

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -26,6 +26,8 @@ from transport import codec
 from transport.control import Context, ControlClient, new_context
 from transport.errors import ProtocolError
 from transport.messages.client import (
+    AnswerLedger,
+    AskLedgers,
     AskStatus,
     Cancel,
     CellStatus,
@@ -36,6 +38,7 @@ from transport.messages.client import (
     Failed,
     GenerateRequest,
     Goodbye,
+    Ledgers,
     Ping,
     Pong,
     Submit,
@@ -44,6 +47,8 @@ from transport.messages.client import (
     Welcome,
 )
 from transport.messages.common import MAX_REASON_CHARS, PROTOCOL_VERSION
+
+A = TypeVar("A", CellStatus, Ledgers)
 
 _HELLO_INTERVAL_S = 1.0
 
@@ -214,7 +219,7 @@ class StreamingClient:
         self._codec = codec.client_side()
         self._generations: dict[str, Generation] = {}
         self._ids = (f"r{number}" for number in itertools.count())
-        self._status_waiters: list[asyncio.Future[CellStatus]] = []
+        self._asked: dict[type, list[asyncio.Future[Any]]] = {}  # by the message that answers it
         self._last_heard = 0.0
         self._goodbye: str | None = None
         self._context: Context | None = None
@@ -313,14 +318,21 @@ class StreamingClient:
         Raises:
             ServerUnreachable: no answer within the connect timeout.
         """
-        waiting: asyncio.Future[CellStatus] = asyncio.get_running_loop().create_future()
-        self._status_waiters.append(waiting)
-        self.send(AskStatus())
+        return await self._ask(AskStatus(), CellStatus)
+
+    async def ledgers(self) -> tuple[AnswerLedger, ...]:
+        """Of the newest answers of the cell, the newest last, whoever asked for them; raises what `status` raises."""
+        return (await self._ask(AskLedgers(), Ledgers)).answers
+
+    async def _ask(self, question: AskStatus | AskLedgers, kind: type[A]) -> A:
+        waiting: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._asked.setdefault(kind, []).append(waiting)
+        self.send(question)
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 return await waiting
         except TimeoutError as error:
-            raise ServerUnreachable(f"{self._endpoint} does not tell its status") from error
+            raise ServerUnreachable(f"{self._endpoint} does not answer {type(question).__name__}") from error
 
     def cancel(self, request_id: str) -> None:
         if request_id in self._generations:
@@ -346,11 +358,10 @@ class StreamingClient:
                 self._lose(reason)
             case Pong():
                 pass
-            case CellStatus():
-                for waiting in self._status_waiters:
+            case CellStatus() | Ledgers():
+                for waiting in self._asked.pop(type(message), ()):
                     if not waiting.done():
                         waiting.set_result(message)
-                self._status_waiters.clear()
             case Delta():
                 if message.id in self._generations:
                     self._generations[message.id].receive(message)

@@ -23,11 +23,15 @@ class HandOffResult:
     pieces: int
     seconds: float  # with at least one piece under way
     tail_s: float  # token 1 -> last piece settled
+    first_piece_at: float | None = None  # None: no piece was sent
 
-    def add_to(self, stages: PrefillStages) -> PrefillStages:
+    def add_to(self, stages: PrefillStages, started_at: float | None) -> PrefillStages:
+        """`started_at`: when the first chunk of the prompt started."""
+        first = self.first_piece_at
         return msgspec.structs.replace(
             stages,
             transfer_s=self.seconds,
+            transfer_first_s=first - started_at if first is not None and started_at is not None else 0.0,
             transfer_tail_s=self.tail_s,
             transfer_bytes=self.nbytes,
             pieces=self.pieces,
@@ -70,6 +74,7 @@ class HandOff:
             nbytes=outcome.nbytes,
             pieces=outcome.pieces,
             seconds=outcome.seconds,
+            first_piece_at=outcome.first_piece_at,
             tail_s=clock.now() - self._completed_at if self._completed_at is not None else 0.0,
         )
 

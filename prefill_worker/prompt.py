@@ -20,6 +20,7 @@ class Prompt:
     error: str | None = None  # why there is no token 1
     started_at: float | None = None
     chunks: int = 0
+    chunk_s: tuple[float, ...] = ()  # of the steps that held them, on the engine thread
     digests: bytearray = field(default_factory=bytearray)
 
     @property

@@ -21,7 +21,7 @@ from prefill_worker.handoff import HandOff, HandOffResult, decline
 from prefill_worker.prompt import Prompt
 from runtime import logs
 from runtime.clock import Clock
-from runtime.stages import PrefillStages
+from runtime.stages import PrefillStages, with_chunk
 from runtime.tokens import SampledToken
 from transport.kv import KvPort
 from transport.membership import Membership
@@ -100,13 +100,14 @@ class PrefillWorker:
         )
 
     def _accept(self, request: Prefill) -> None:
+        arrived_at = self._clock.now()
         if request.request_id in self._prompts or request.request_id in self._handoffs:
             raise AssertionError(f"request {request.request_id} was sent twice")
         if request.peer is not None:
             self._kv.connect(request.peer)
         grammar = request.sampling.grammar
         matcher = self._engine.matcher(grammar) if grammar is not None else None
-        self._prompts[request.request_id] = Prompt(request, self._clock.now(), matcher)
+        self._prompts[request.request_id] = Prompt(request, arrived_at, matcher)
         self._work.set()
 
     def _cancel(self, request_id: int) -> None:
@@ -132,9 +133,11 @@ class PrefillWorker:
                     self._start(chunk.prompt)
             self._in_step = {chunk.prompt.request_id for chunk in chunks}
             fresh = [self._fresh_pages(chunk) for chunk in chunks]
-            results, digests = await self._thread.run(_step, self._engine, [_row(chunk) for chunk in chunks], fresh)
+            rows = [_row(chunk) for chunk in chunks]
+            (results, digests), seconds = await self._thread.run_timed(self._clock, _step, self._engine, rows, fresh)
             self._in_step = set()
             for chunk, result, digest in zip(chunks, results, digests, strict=True):
+                chunk.prompt.chunk_s = with_chunk(chunk.prompt.chunk_s, seconds)
                 self._advance(chunk, result, digest)
 
     def _start(self, prompt: Prompt) -> None:
@@ -182,8 +185,14 @@ class PrefillWorker:
         )
         now = self._clock.now()
         started = prompt.started_at or now
-        stages = PrefillStages(queue_s=started - prompt.arrived_at, compute_s=now - started, chunks=prompt.chunks)
         self._membership.send(Prefilled(request_id=prompt.request_id, token=token, finish=finish))
+        stages = PrefillStages(
+            queue_s=started - prompt.arrived_at,
+            compute_s=now - started,
+            chunks=prompt.chunks,
+            chunk_s=prompt.chunk_s,
+            send_s=self._clock.now() - now,
+        )
         if handoff is not None:
             if finish is None:
                 handoff.complete(token.token_id, now)
@@ -232,7 +241,9 @@ class PrefillWorker:
             PrefillReleased(
                 request_id=prompt.request_id,
                 quarantined_pages=len(prompt.pages) if quarantined else 0,
-                stages=result.add_to(stages) if result is not None and stages is not None else stages,
+                stages=result.add_to(stages, prompt.started_at)
+                if result is not None and stages is not None
+                else stages,
                 error=prompt.error or (result.error if result is not None else None),
             )
         )

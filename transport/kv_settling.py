@@ -100,6 +100,7 @@ class InFlight:
         self._clock = clock
         self._on_change = on_change
         self._busy_since = 0.0
+        self.first_at: float | None = None  # when the first was added
         self._busy_s = 0.0
         self.pending = 0
         self.error: str | None = None  # of the first that failed
@@ -107,6 +108,7 @@ class InFlight:
     def add(self, future: asyncio.Future[None]) -> None:
         if self.pending == 0:
             self._busy_since = self._clock.now()
+            self.first_at = self._busy_since if self.first_at is None else self.first_at
         self.pending += 1
         future.add_done_callback(self._ended)
 

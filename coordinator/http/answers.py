@@ -115,6 +115,11 @@ class ChatAnswer:
         extras = asked.logprobs or asked.return_token_ids or asked.continuous_usage or asked.tool_choice != "none"
         self._frames = None if extras else [self._frame(number) for number in range(len(self.books.choices))]
 
+    @property
+    def id(self) -> str:
+        """As the client knows the request."""
+        return self._head.id
+
     def chunk(self, number: int, delta: StreamDelta) -> bytes:
         """The events of one delta; none while what may become a call is held back."""
         choice = self.books.note(number, delta)
@@ -244,6 +249,11 @@ class TextAnswer:
         self.books = _Books(asked, prepared)
         self._head = head
         self._text = text
+
+    @property
+    def id(self) -> str:
+        """As the client knows the request."""
+        return self._head.id
 
     def chunk(self, number: int, delta: StreamDelta) -> bytes:
         choice = self.books.note(number, delta)

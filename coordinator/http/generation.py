@@ -6,7 +6,7 @@ goes on afterwards. Loop thread only.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +16,7 @@ from coordinator.http.answers import Answer
 from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import CLIENT_CLOSED_REQUEST, ApiError, of_failure
 from coordinator.http.inbox import Inbox
+from coordinator.ledger import Timeline
 from coordinator.service import Prepared, Service
 from runtime.clock import Clock
 from runtime.params import SamplingParams
@@ -71,7 +72,10 @@ class Generation:
         answer: Answer,
         open_answers: OpenAnswers,
         counters: HttpCounters,
+        received_at: float,
     ) -> None:
+        self._received_at = received_at
+        self._timelines: list[Timeline] = []  # by choice
         self._service = service
         self._prepared = prepared
         self._answer = answer
@@ -122,8 +126,10 @@ class Generation:
         n = self._answer.books.asked.n
         for number in range(len(self._prepared) * n):
             one = self._prepared[number // n]
-            sample = Prepared(one.request, one.prompt, _with_seed(one.sampling, number % n))
-            self._request_ids.append(self._service.start(sample, self._inbox.sink(number)))
+            sample = Prepared(one.request, one.prompt, _with_seed(one.sampling, number % n), one.tokenise_s)
+            self._timelines.append(Timeline(self._answer.id, self._received_at))
+            sink = self._inbox.sink(number, self._timelines[number])
+            self._request_ids.append(self._service.start(sample, sink))
             if self._inbox.failure is not None:
                 return  # the queue is full: the rest would not fit either
 
@@ -153,6 +159,7 @@ class Generation:
         body = answer.whole()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self._send(send, _start(headers), _body(body, last=True))
+        self._passed(dict.fromkeys(range(len(self._timelines)), True))
 
     async def _stream(self, send: Send) -> None:
         """Until something is to be said, there is no status: a request that fails before its first token gets one."""
@@ -170,7 +177,8 @@ class Generation:
                     raise error
                 await self._send(send, _body(_error_event(error) + _DONE, last=True))
                 return
-            data = b"".join([answer.chunk(number, delta) for number, delta in inbox.take().items()])
+            taken = inbox.take()
+            data = b"".join([answer.chunk(number, delta) for number, delta in taken.items()])
             over = answer.books.finished
             if over:
                 data += (answer.usage_chunk() if answer.books.asked.include_usage else b"") + _DONE
@@ -181,9 +189,15 @@ class Generation:
                 start = () if started else (_start(_STREAM_HEADERS),)
                 started = True
                 await self._send(send, *start, _body(data, last=over))
+                self._passed({number: delta.finish is not None for number, delta in taken.items()})
             if over:
                 return
             await inbox.wait()
+
+    def _passed(self, choices: Mapping[int, bool]) -> None:
+        """Tokens of these choices are with the socket; of those that are true, the last ones."""
+        for number, last in choices.items():
+            self._timelines[number].passed(self._last_sent, last=last)
 
     async def _send(self, send: Send, *messages: Message) -> None:
         """Waits while the client's buffers are full; meanwhile deltas merge in the inbox."""

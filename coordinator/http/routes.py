@@ -134,23 +134,27 @@ class Api:
     # --- generation --------------------------------------------------------------------------------------------------
 
     async def chat(self, request: Request) -> ASGIApp:
+        received_at = self._open_answers.now()
         body = await self._read(request, ChatRequest)
         constraint = constraints.of_chat(body)
         asked = translate.chat(body, constraint, self._ask_limits)
         prepared = await self._prepare(asked.requests, constraint)
         head = self._head("chatcmpl")
-        return self._generation(prepared, ChatAnswer(head, asked, prepared, self._service.text))
+        return self._generation(prepared, ChatAnswer(head, asked, prepared, self._service.text), received_at)
 
     async def completion(self, request: Request) -> ASGIApp:
+        received_at = self._open_answers.now()
         body = await self._read(request, CompletionRequest)
         constraint = constraints.of_format(body)
         asked = translate.completion(body, constraint, self._ask_limits)
         prepared = await self._prepare(asked.requests, constraint)
         head = self._head("cmpl")
-        return self._generation(prepared, TextAnswer(head, asked, prepared, self._service.text))
+        return self._generation(prepared, TextAnswer(head, asked, prepared, self._service.text), received_at)
 
-    def _generation(self, prepared: Sequence[Prepared], answer: ChatAnswer | TextAnswer) -> Generation:
-        return Generation(self._service, prepared, answer, self._open_answers, self._counters)
+    def _generation(
+        self, prepared: Sequence[Prepared], answer: ChatAnswer | TextAnswer, received_at: float
+    ) -> Generation:
+        return Generation(self._service, prepared, answer, self._open_answers, self._counters, received_at)
 
     async def _prepare(self, requests: Sequence[GenerateRequest], constraint: Constraint | None) -> list[Prepared]:
         """All of them or none: nothing is started before every prompt is known to be good."""

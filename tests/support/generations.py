@@ -27,7 +27,9 @@ class Stage:
         self.service = FakeService(room=room)
         self.client = Client()
         answer = completion(**fields) if texts else chat(**fields)
-        self.generation = Generation(self.service.as_service(), [prepared(seed=seed)], answer, self.open, self.counters)
+        self.generation = Generation(
+            self.service.as_service(), [prepared(seed=seed)], answer, self.open, self.counters, 0.0
+        )
         self.running = asyncio.ensure_future(self.client.ask(self.generation))
 
     def tick(self, seconds: float) -> None:

@@ -46,14 +46,38 @@ SAMPLING = SamplingParams(
 PEER = KvPeer(worker_id="decode-0", epoch=(1 << 63) - 1, address=b"\x00\xff", host_id="boot")
 TOKEN = SampledToken(42, TokenLogprobs(-0.5, ((42, -0.5), (7, -2.0))))
 PREFILL_STAGES = PrefillStages(
-    queue_s=0.5, compute_s=1.5, chunks=2, transfer_s=0.25, transfer_tail_s=0.125, transfer_bytes=4096, pieces=3
+    queue_s=0.5,
+    compute_s=1.5,
+    chunks=2,
+    chunk_s=(1.0, 0.25),
+    send_s=0.0625,
+    transfer_first_s=1.125,
+    transfer_s=0.25,
+    transfer_tail_s=0.125,
+    transfer_bytes=4096,
+    pieces=3,
 )
-DECODE_STAGES = DecodeStages(intake_s=0.5, verify_s=0.25, join_s=0.125, decode_s=2.0, steps=15)
+DECODE_STAGES = DecodeStages(
+    intake_s=0.5,
+    verify_s=0.25,
+    verify_wait_s=0.125,
+    join_s=0.125,
+    decode_s=2.0,
+    first_step_s=0.25,
+    send_s=0.0625,
+    steps=15,
+)
 LEDGER = Ledger(
+    prepare_s=0.0625,
+    tokenise_s=0.03125,
     queue_s=0.25,
+    dispatch_s=0.125,
     first_token_s=1.0,
+    first_out_s=0.5,
     handoff_gap_s=0.5,
     total_s=4.0,
+    detokenise_s=0.125,
+    send_s=0.25,
     prefill=PREFILL_STAGES,
     decode=DECODE_STAGES,
     prefill_worker="prefill-0",
@@ -104,6 +128,7 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                 client.Cancel(id="r1"),
                 client.Ping(),
                 client.AskStatus(),
+                client.AskLedgers(),
             ),
         ),
         "coordinator -> client": Direction(
@@ -147,6 +172,11 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                     ),
                     queued=3,
                     in_flight=6,
+                ),
+                client.Ledgers(
+                    answers=(
+                        client.AnswerLedger(request=7, id="r1", ended_s=1.5, prompt_tokens=5, tokens=16, ledger=LEDGER),
+                    )
                 ),
             ),
         ),

@@ -12,12 +12,13 @@ from msgspec import Meta, Raw, Struct
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
-from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Name, Reason, Role, Seconds, TokenIds
+from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Name, Reason, RequestId, Role, Seconds, TokenIds
 
 FailureCode = Literal[
     "invalid_request", "model_not_found", "loading", "overloaded", "draining", "timeout", "worker_lost", "internal"
 ]
 ClientRequestId = Annotated[str, Meta(min_length=1, max_length=64)]
+MAX_LEDGERS = 1000
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 
 
@@ -84,7 +85,11 @@ class AskStatus(Message, frozen=True):
     """Answered by one `CellStatus`."""
 
 
-ToCoordinator = ClientHello | Submit | Cancel | Ping | AskStatus
+class AskLedgers(Message, frozen=True):
+    """Answered by one `Ledgers`."""
+
+
+ToCoordinator = ClientHello | Submit | Cancel | Ping | AskStatus | AskLedgers
 
 # --- coordinator -> client -------------------------------------------------------------------------------------------
 
@@ -162,4 +167,21 @@ class CellStatus(Message, frozen=True):
     in_flight: Count  # requests that a client waits for, the queued ones included
 
 
-ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong | CellStatus
+class AnswerLedger(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of an answer that has ended, whoever asked for it."""
+
+    request: RequestId  # the coordinator's number, as in the logs
+    id: ClientRequestId  # the client's: not more than one of this client's, but others may have used it too
+    ended_s: Seconds  # so long ago
+    prompt_tokens: Count
+    tokens: Count
+    ledger: Ledger
+
+
+class Ledgers(Message, frozen=True):
+    """Of the newest answers, the newest last."""
+
+    answers: Annotated[tuple[AnswerLedger, ...], Meta(max_length=MAX_LEDGERS)]
+
+
+ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong | CellStatus | Ledgers

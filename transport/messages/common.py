@@ -3,13 +3,14 @@
 History of PROTOCOL_VERSION:
   1  first version
   2  requests carry what the OpenAI API has: tools, template arguments, choices about text, a grammar; Serve
+  3  ledgers tell every stage of a request, and can be asked for
 """
 
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 MAX_PROMPT_TOKENS = 1 << 20
 MAX_TEXT_CHARS = 8 << 20

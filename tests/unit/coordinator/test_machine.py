@@ -17,7 +17,7 @@ from coordinator.machine import FINISH_GRACE_S
 from coordinator.state import Phase
 from runtime.params import FinishReason
 from runtime.stages import DecodeStages, PrefillStages
-from tests.support.cells import Cell, failed, finished, peer, token, told
+from tests.support.cells import Cell, decoding, failed, finished, peer, token, told
 from transport.messages.worker import Admit, CancelRequest, Prefill, TokenStep
 
 STOP, LENGTH, CANCELLED = FinishReason.STOP, FinishReason.LENGTH, FinishReason.CANCELLED
@@ -251,15 +251,33 @@ def test_the_client_ends_a_request_in_every_phase(event: type[CancelAsked] | typ
         if tokens > 1:
             cell.token(request_id, 1)
         actions = cell.feed(event(request_id))
-        assert finished(cell, request_id).reason is reason
+        waits = event is StopStringFound and tokens > 0  # for the numbers of the workers
+        assert (cell.last_word(request_id) is None) == waits
         assert {worker for worker, _ in told(actions)} == {worker for worker, _ in stop}
         assert all(message == CancelRequest(request_id=request_id) for _, message in told(actions))
         assert cell.feed(event(request_id)) == [], "asking twice changes nothing"
         assert cell.worker("d0").free_pages < 64, "cancelling stops compute, not the transfer"
         cell.prefill_lets_go(request_id)
         cell.decode_lets_go(request_id)
+        assert finished(cell, request_id).reason is reason
+        assert (finished(cell, request_id).ledger.decode is not None) == waits
         assert cell.state.requests == {}
         assert cell.worker("d0").free_pages == 64
+
+
+def test_a_stop_string_waits_for_numbers_and_not_for_long() -> None:
+    cell = Cell()
+    request_id = decoding(cell)
+    stopped_at = cell.now
+    cell.now += 0.25
+    cell.feed(StopStringFound(request_id))
+    assert cell.token(request_id, 2) == [], "its text is complete"
+    cell.now = stopped_at + FINISH_GRACE_S + 0.01
+    cell.feed(Ticked())
+    ledger = finished(cell, request_id).ledger
+    assert (finished(cell, request_id).reason, ledger.decode, ledger.total_s) == (STOP, None, 0.0)
+    cell.decode_lets_go(request_id)
+    assert cell.state.requests == {}
 
 
 def test_cancelling_a_queued_request_takes_it_out_of_the_queue() -> None:

@@ -16,6 +16,7 @@ from coordinator.events import (
     WorkerLost,
 )
 from coordinator.service import Service
+from coordinator.streams import Finished
 from coordinator.text import ByteText
 from coordinator.validation import InvalidRequest
 from runtime.description import ModelInfo
@@ -124,10 +125,12 @@ def test_a_stop_string_ends_the_request_at_both_workers() -> None:
     stop = CancelRequest(request_id=request_id)
     assert sorted(bench.told) == [("d0", stop), ("p0", stop)]
     assert front.text == "go "
-    assert front.end is not None
-    assert (front.end.reason, front.end.stop_reason) == (FinishReason.STOP, "END")
+    assert front.deltas[-1].finish == Finished(FinishReason.STOP, "END"), "it waits for nobody"
+    assert front.end is None, "the numbers of the workers are not in"
     bench.token(request_id, 6, ord("!"))  # it had been computed already
     bench.let_go(request_id)
+    assert front.end is not None
+    assert (front.end.reason, front.end.stop_reason) == (FinishReason.STOP, "END")
     assert front.text == "go "
     assert bench.service.idle
 

@@ -46,7 +46,9 @@ def take(
             meanwhile(ports)
         try:
             async with asyncio.timeout(10):
-                return await take_in(admit, inbound, RECEIVED_INTO, target, thread, SystemClock())
+                return await take_in(
+                    admit, inbound, RECEIVED_INTO, target, thread, SystemClock(), started=SystemClock().now()
+                )
         finally:
             thread.close()
             ports.close()

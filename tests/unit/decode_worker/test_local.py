@@ -69,7 +69,7 @@ def test_chunks_are_smaller_while_somebody_decodes() -> None:
     for decoding in (0, 2, 0):
         chunks = one.plan_chunks(decoding, 1.0)
         seen += shape(chunks)
-        one.apply(chunks, results(chunks), 2.0)
+        one.apply(chunks, results(chunks), 2.0, 0.5)
     assert seen == [(1, 0, 10), (1, 10, 16), (1, 16, 25)]
 
 
@@ -85,7 +85,7 @@ def test_a_cancelled_prompt_is_not_planned_and_leaves_after_its_step() -> None:
     one.cancelled = False
     chunks = both.plan_chunks(0, 1.0)
     one.cancelled = True
-    begun, leaving = both.apply(chunks, results(chunks), 2.0)
+    begun, leaving = both.apply(chunks, results(chunks), 2.0, 0.5)
     assert [sequence.request_id for sequence, _ in begun] == [2]
     assert leaving == [one]
     assert not both.prompts
@@ -112,7 +112,7 @@ def test_only_the_last_chunk_samples_and_the_matcher_goes_with_it() -> None:
     (first,) = made.plan_chunks(0, 1.0)
     fed = chunk_row(first)
     assert (fed.token_ids, fed.start, fed.pages, fed.sample) == (tuple(range(100, 110)), 0, (7, 8, 9), None)
-    made.apply([first], [None], 2.0)
+    made.apply([first], [None], 2.0, 0.5)
     (last,) = made.plan_chunks(0, 2.0)
     fed = chunk_row(last)
     assert (fed.token_ids, fed.start) == ((110, 111), 10)
@@ -125,7 +125,7 @@ def test_a_computed_prompt_begins_as_a_sequence_with_its_times() -> None:
     made = local(one)
     for start, end in ((3.0, 4.0), (5.0, 6.0)):
         chunks = made.plan_chunks(0, start)
-        begun, _ = made.apply(chunks, results(chunks), end)
+        begun, _ = made.apply(chunks, results(chunks), end, 0.5)
     ((sequence, token),) = begun
     assert token == SampledToken(60)
     assert (sequence.output, sequence.pages, sequence.joined_at, sequence.matcher) == ([], (7, 8, 9), 6.0, one.matcher)
@@ -138,7 +138,7 @@ def test_a_computed_prompt_begins_as_a_sequence_with_its_times() -> None:
 def test_a_prompt_without_a_token_1_begins_with_the_reason() -> None:
     made = local(prompt(1, 3))
     chunks = made.plan_chunks(0, 1.0)
-    ((sequence, failure),), _ = made.apply(chunks, [RowFailed("dead end")], 2.0)
+    ((sequence, failure),), _ = made.apply(chunks, [RowFailed("dead end")], 2.0, 0.5)
     assert failure == RowFailed("dead end")
     assert sequence.stages().steps == 0
 
@@ -171,7 +171,7 @@ def test_every_token_of_every_prompt_is_computed_once_in_order_and_within_the_bu
         assert spent > 0 or not made.prompts, "a prompt waits for nobody"
         for chunk in chunks:
             computed[chunk.prompt.request_id] += chunk_row(chunk).token_ids
-        begun, _ = made.apply(chunks, results(chunks), float(number))
+        begun, _ = made.apply(chunks, results(chunks), float(number), 0.5)
         done += [sequence.request_id for sequence, _ in begun]
         number += 1
         assert number < 1000, "a prompt starves"

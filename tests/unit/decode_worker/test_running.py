@@ -10,6 +10,7 @@ from decode_worker.running import Running, RunningSequence, StopLimits, row
 from engine.port import NoMatcher, RowFailed
 from engine.stopping import finish_reason
 from runtime.params import FinishReason, SamplingParams
+from runtime.stages import DecodeStages
 from runtime.tokens import SampledToken
 from tests.support.cells import peer
 from transport.messages.worker import Admit, TokenStep
@@ -27,7 +28,7 @@ def sequence(request_id: int, *, prompt: int = 4, max_tokens: int = 5, min_token
         sampling=SamplingParams(max_tokens=max_tokens, min_tokens=min_tokens, seed=0),
         pages=3,
     )
-    return RunningSequence(admit, (7, 8, 9), [50], intake_s=0.25, verify_s=0.125, joined_at=10.0)
+    return RunningSequence(admit, (7, 8, 9), [50], intake=DecodeStages(intake_s=0.25, verify_s=0.125), joined_at=10.0)
 
 
 def running(*sequences: RunningSequence, max_batch: int = 8) -> Running:

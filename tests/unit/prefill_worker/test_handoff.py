@@ -62,10 +62,17 @@ def test_pages_leave_chunk_by_chunk_and_token_1_behind_them() -> None:
 
 
 def test_what_was_measured_joins_the_stages_of_the_prompt() -> None:
-    result = HandOffResult(None, quarantine=False, nbytes=384, pieces=2, seconds=0.5, tail_s=0.125)
-    stages = result.add_to(PrefillStages(queue_s=1.0, compute_s=2.0, chunks=3))
+    result = HandOffResult(None, quarantine=False, nbytes=384, pieces=2, seconds=0.5, tail_s=0.125, first_piece_at=7.25)
+    stages = result.add_to(PrefillStages(queue_s=1.0, compute_s=2.0, chunks=3), started_at=7.0)
     assert stages == PrefillStages(
-        queue_s=1.0, compute_s=2.0, chunks=3, transfer_s=0.5, transfer_tail_s=0.125, transfer_bytes=384, pieces=2
+        queue_s=1.0,
+        compute_s=2.0,
+        chunks=3,
+        transfer_s=0.5,
+        transfer_first_s=0.25,
+        transfer_tail_s=0.125,
+        transfer_bytes=384,
+        pieces=2,
     )
 
 
