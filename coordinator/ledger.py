@@ -25,12 +25,19 @@ class Timeline:
     received_at: float
     submitted_at: float | None = None
     tokenise_s: float = 0.0
+    admitted_s: float = 0.0  # dispatched -> Admit passed to the socket
     ordered_s: float = 0.0  # dispatched -> the last order passed to the socket
     first_token_at: float | None = None
     last_token_at: float | None = None
     last_text_at: float | None = None  # handed to the front
     first_passed_at: float | None = None
     last_passed_at: float | None = None
+
+    def ordered(self, seconds: float, *, admit: bool) -> None:
+        """An order was passed to the socket, so long after the request was dispatched."""
+        self.ordered_s = seconds
+        if admit:
+            self.admitted_s = seconds
 
     def token(self, taken_in_at: float, handed_on_at: float, *, last: bool) -> None:
         """A token was taken in, and its text has been handed to the front."""
@@ -63,6 +70,7 @@ class Timeline:
             ledger,
             prepare_s=max(submitted_at - self.received_at - self.tokenise_s, 0.0),
             tokenise_s=self.tokenise_s,
+            admit_s=self.admitted_s,
             dispatch_s=self.ordered_s,
             first_out_s=first_out_s,
             detokenise_s=detokenise_s,

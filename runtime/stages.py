@@ -61,6 +61,7 @@ class Ledger(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prepare_s: _Seconds = 0.0  # request received -> submitted, less tokenise_s
     tokenise_s: _Seconds = 0.0  # chat template and tokeniser
     queue_s: _Seconds = 0.0  # submitted -> dispatched to its workers
+    admit_s: _Seconds = 0.0  # dispatched -> Admit passed to the socket; 0 without a hand-off
     dispatch_s: _Seconds = 0.0  # dispatched -> the last order passed to the socket
     first_token_s: _Seconds = 0.0  # submitted -> token 1 at the coordinator
     first_out_s: _Seconds = 0.0  # token 1 at the coordinator -> its text passed to the socket

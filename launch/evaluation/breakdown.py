@@ -66,18 +66,21 @@ def of_ledger(ledger: Ledger, tokens: int, e2e_s: float | None) -> Breakdown | N
         decode = _without_overrun(decode, tokens, away_s - _before_decode_s(prefill, decode, local=local))
     if local:
         work = (*_prefill(prefill, ledger.prefill_worker), *_decode(decode, ledger.decode_worker))
-        gaps = ((COORDINATOR.format(ledger.decode_worker), away_s - _total(work)),)
+        gaps: tuple[tuple[str, float], ...] = ((COORDINATOR.format(ledger.decode_worker), away_s - _total(work)),)
     elif tokens == 1:
         work = (*_prefill(prefill, ledger.prefill_worker), _part("send token 1", prefill.send_s, ledger.prefill_worker))
         gaps = ((COORDINATOR.format(ledger.prefill_worker), away_s - _total(work)),)
     else:
-        tail_s = min(prefill.transfer_tail_s, max(decode.intake_s - prefill.queue_s - prefill.compute_s, 0.0))
+        lead_s = max(ledger.dispatch_s - ledger.admit_s, 0.0)  # Admit left before Prefill
+        # The prefill worker hears of the end of its last piece; the decode worker may have gone on before.
+        left_s = decode.intake_s - lead_s - prefill.queue_s - prefill.compute_s
+        tail_s = min(prefill.transfer_tail_s, max(left_s, 0.0))
         received = _received(decode, ledger.decode_worker)
         computed = (*_prefill(prefill, ledger.prefill_worker), _part("transfer tail", tail_s, ledger.prefill_worker))
         work = (*computed, *received)
         gaps = (
-            (COORDINATOR.format(ledger.decode_worker), away_s - decode.intake_s - _total(received)),
-            (HAND_OFF, decode.intake_s - _total(computed)),
+            (COORDINATOR.format(ledger.decode_worker), away_s + lead_s - decode.intake_s - _total(received)),
+            (HAND_OFF, decode.intake_s - lead_s - _total(computed)),
         )
     before = (
         _part("tokenise", ledger.tokenise_s, "coordinator"),

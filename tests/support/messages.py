@@ -71,6 +71,7 @@ LEDGER = Ledger(
     prepare_s=0.0625,
     tokenise_s=0.03125,
     queue_s=0.25,
+    admit_s=0.0625,
     dispatch_s=0.125,
     first_token_s=1.0,
     first_out_s=0.5,
