@@ -6,6 +6,7 @@ Every command reads the environment and the command line here, and nothing below
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -23,6 +24,7 @@ from launch.config import CellOptions, Dtype, LoadFormat
 from launch.display import CellDisplay
 from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable
+from launch.explain import CannotExplain, Explained, choose, of_cell, of_file, show
 from launch.http_options import check_port, http_config, split_limits
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
@@ -201,6 +203,35 @@ def status(*, name: Name = "default") -> None:
             print_status(Console(), await client.status())
 
     _run_client(once())
+
+
+@app.command
+def explain(
+    which: Annotated[
+        str, Parameter(help="A number, an id (`chatcmpl-...`), `slowest`, `last`, or a percentile such as `p99`.")
+    ] = "slowest",
+    *,
+    results: Annotated[
+        Path | None, Parameter(help="Results of an evaluation (JSON lines) instead of a running cell's newest answers.")
+    ] = None,
+    name: Name = "default",
+) -> None:
+    """Say where the time of one request went, and what would have made it shorter."""
+
+    async def ask_cell() -> None:
+        async with StreamingClient(_endpoint(name)) as client:
+            show_one(of_cell(await client.ledgers()))
+
+    def show_one(requests: Sequence[Explained]) -> None:
+        show(Console(), choose(requests, which), requests)
+
+    try:
+        if results is None:
+            _run_client(ask_cell())
+        else:
+            show_one(of_file(results))
+    except CannotExplain as error:
+        _end(str(error))
 
 
 @app.command
