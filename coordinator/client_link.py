@@ -238,13 +238,14 @@ class ClientLink:
     def _flush_client(self, client: _Client) -> None:
         """Everything for one client leaves in one send: a send per token would be most of the coordinator's work."""
         words = list(self._words(client.outbox.values()))
-        sent = self._server.send(client.identity, *map(self._codec.encode, words)) if words else Sent.OK
+        frames = [self._codec.encode(word) for word in words]
+        now = self._clock.now()  # before the send: after it the client may be at work while we wait for a core
+        sent = self._server.send(client.identity, *frames) if frames else Sent.OK
         if sent is Sent.UNREACHABLE:
             self._drop(client.identity, "unreachable")
         elif sent is Sent.FULL:
-            client.stalled_since = client.stalled_since or self._clock.now()
+            client.stalled_since = client.stalled_since or now
         else:
-            now = self._clock.now()
             for pending in client.outbox.values():
                 if pending.delta is not None:
                     pending.timeline.passed(now, last=pending.timeline.has_all_text)

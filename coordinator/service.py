@@ -225,10 +225,10 @@ class Service:
             case Tell(worker_id, message):
                 if isinstance(message, Serve):
                     self.tally.computed_locally(message.request_id)
-                self._tell(worker_id, message)
                 if isinstance(message, Admit | Prefill | Serve) and message.request_id in self._streams:
                     timeline = self._streams[message.request_id].sink.timeline
                     timeline.ordered(self._clock.now() - now, admit=isinstance(message, Admit))
+                self._tell(worker_id, message)
             case Emit(request_id, index, tokens, finish):
                 stream = self._streams[request_id]
                 stopped = stream.push(index, tokens, finish)

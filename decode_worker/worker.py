@@ -203,9 +203,9 @@ class DecodeWorker:
         told, leaving = self._running.apply(
             [*step, *(sequence for sequence, _ in begun)], [*drawn, *(result for _, result in begun)], now
         )
+        sent_at = self._clock.now()  # before the send: after it others may be at work while we wait for a core
         if told:
             self._membership.send(Tokens(steps=tuple(told)))
-        sent_at = self._clock.now()
         for sequence in leaving:
             sequence.sent_at = sent_at
             self._end(sequence)

@@ -135,10 +135,11 @@ class PrefillWorker:
             fresh = [self._fresh_pages(chunk) for chunk in chunks]
             rows = [_row(chunk) for chunk in chunks]
             (results, digests), seconds = await self._thread.run_timed(self._clock, _step, self._engine, rows, fresh)
+            now = self._clock.now()
             self._in_step = set()
             for chunk, result, digest in zip(chunks, results, digests, strict=True):
                 chunk.prompt.chunk_s = with_chunk(chunk.prompt.chunk_s, seconds)
-                self._advance(chunk, result, digest)
+                self._advance(chunk, result, digest, now)
 
     def _start(self, prompt: Prompt) -> None:
         request = prompt.request
@@ -155,7 +156,7 @@ class PrefillWorker:
         end = len(chunk.prompt.pages) if chunk.last else chunk.end // size
         return chunk.prompt.pages[chunk.start // size : end] if chunk.prompt.request.peer is not None else ()
 
-    def _advance(self, chunk: Chunk[Prompt], result: RowResult, digest: bytes) -> None:
+    def _advance(self, chunk: Chunk[Prompt], result: RowResult, digest: bytes, now: float) -> None:
         prompt = chunk.prompt
         prompt.computed = chunk.end
         prompt.chunks += 1
@@ -171,10 +172,10 @@ class PrefillWorker:
         if handoff is not None:
             handoff.pages_done(digest)
         if result is not None:
-            self._complete(prompt, result, handoff)
+            self._complete(prompt, result, handoff, now)
 
-    def _complete(self, prompt: Prompt, token: SampledToken, handoff: HandOff | None) -> None:
-        """Token 1 goes to the client now; the hand-off of the last pages goes on behind it."""
+    def _complete(self, prompt: Prompt, token: SampledToken, handoff: HandOff | None, now: float) -> None:
+        """Token 1, sampled `now`, goes to the client; the hand-off of the last pages goes on behind it."""
         finish = finish_reason(
             token.token_id,
             0,
@@ -183,15 +184,15 @@ class PrefillWorker:
             prompt_tokens=len(prompt.tokens),
             max_model_len=self._engine.max_model_len,
         )
-        now = self._clock.now()
         started = prompt.started_at or now
+        send_s = self._clock.now() - now
         self._membership.send(Prefilled(request_id=prompt.request_id, token=token, finish=finish))
         stages = PrefillStages(
             queue_s=started - prompt.arrived_at,
             compute_s=now - started,
             chunks=prompt.chunks,
             chunk_s=prompt.chunk_s,
-            send_s=self._clock.now() - now,
+            send_s=send_s,
         )
         if handoff is not None:
             if finish is None:

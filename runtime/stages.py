@@ -31,7 +31,7 @@ class PrefillStages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     chunk_s: Annotated[
         tuple[_Seconds, ...], Meta(max_length=MAX_CHUNKS_TOLD)
     ] = ()  # of compute_s: on the engine thread
-    send_s: _Seconds = 0.0  # token 1 sampled -> passed to the socket
+    send_s: _Seconds = 0.0  # token 1 sampled -> given to the socket
     transfer_first_s: _Seconds = 0.0  # first chunk starts -> first piece under way
     transfer_s: _Seconds = 0.0  # with at least one piece under way; it overlaps compute_s
     transfer_tail_s: _Seconds = 0.0  # token 1 sampled -> last piece settled: the part that compute did not hide
@@ -48,7 +48,7 @@ class DecodeStages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     join_s: _Seconds = 0.0  # verified, or token 1 sampled here -> first decode step starts
     decode_s: _Seconds = 0.0  # first decode step starts -> last token
     first_step_s: _Seconds = 0.0  # of decode_s: the first step
-    send_s: _Seconds = 0.0  # last token -> passed to the socket
+    send_s: _Seconds = 0.0  # last token -> given to the socket
     steps: _Count = 0
 
 
@@ -61,14 +61,14 @@ class Ledger(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prepare_s: _Seconds = 0.0  # request received -> submitted, less tokenise_s
     tokenise_s: _Seconds = 0.0  # chat template and tokeniser
     queue_s: _Seconds = 0.0  # submitted -> dispatched to its workers
-    admit_s: _Seconds = 0.0  # dispatched -> Admit passed to the socket; 0 without a hand-off
-    dispatch_s: _Seconds = 0.0  # dispatched -> the last order passed to the socket
+    admit_s: _Seconds = 0.0  # dispatched -> Admit given to the socket; 0 without a hand-off
+    dispatch_s: _Seconds = 0.0  # dispatched -> the last order given to the socket
     first_token_s: _Seconds = 0.0  # submitted -> token 1 at the coordinator
-    first_out_s: _Seconds = 0.0  # token 1 at the coordinator -> its text passed to the socket
+    first_out_s: _Seconds = 0.0  # token 1 at the coordinator -> its text given to the socket
     handoff_gap_s: _Seconds = 0.0  # token 1 -> token 2 at the coordinator; 0 with fewer than two tokens
     total_s: _Seconds = 0.0  # submitted -> last token at the coordinator
     detokenise_s: _Seconds = 0.0  # last token at the coordinator -> its text handed to the front
-    send_s: _Seconds = 0.0  # its text handed to the front -> passed to the socket
+    send_s: _Seconds = 0.0  # its text handed to the front -> given to the socket
     prefill: PrefillStages | None = None
     decode: DecodeStages | None = None
     prefill_worker: str = ""  # who computed the prompt; the decode worker itself where nothing was handed off
