@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from coordinator.service import Service
 from coordinator.streams import StreamDelta, StreamEnd
@@ -22,6 +23,7 @@ from transport.errors import ProtocolError
 from transport.liveness import Liveness
 from transport.messages.client import (
     AskStatus,
+    AskTimeline,
     Cancel,
     CellStatus,
     ClientHello,
@@ -131,6 +133,8 @@ class ClientLink:
                 self._send(identity, Pong() if identity in self._clients else dropped)
             case AskStatus():
                 self._send(identity, self._status())
+            case AskTimeline(last_s=last_s):
+                self._service.timelines.ask(last_s, self._worker_status(), partial(self._send, identity))
 
     def _hello(self, identity: bytes, protocol: int) -> None:
         if protocol != PROTOCOL_VERSION:
@@ -239,9 +243,9 @@ class ClientLink:
             client.outbox.clear()
             client.stalled_since = None
 
-    def _send(self, identity: bytes, message: ToClient) -> None:
+    def _send(self, identity: bytes, message: ToClient) -> Sent:
         """Small talk outside any request: lost if the client does not read."""
-        self._server.send(identity, self._codec.encode(message))
+        return self._server.send(identity, self._codec.encode(message))
 
     def _welcome(self) -> Welcome:
         model = self._service.model

@@ -39,6 +39,8 @@ from transport.messages.client import (
     Ping,
     Pong,
     Submit,
+    TimelineEnd,
+    TimelinePart,
     ToClient,
     ToCoordinator,
     Welcome,
@@ -215,6 +217,7 @@ class StreamingClient:
         self._generations: dict[str, Generation] = {}
         self._ids = (f"r{number}" for number in itertools.count())
         self._status_waiters: list[asyncio.Future[CellStatus]] = []
+        self.timelines: asyncio.Queue[TimelinePart | TimelineEnd] = asyncio.Queue()  # for `launch.trace`
         self._last_heard = 0.0
         self._goodbye: str | None = None
         self._context: Context | None = None
@@ -351,6 +354,8 @@ class StreamingClient:
                     if not waiting.done():
                         waiting.set_result(message)
                 self._status_waiters.clear()
+            case TimelinePart() | TimelineEnd():
+                self.timelines.put_nowait(message)
             case Delta():
                 if message.id in self._generations:
                     self._generations[message.id].receive(message)

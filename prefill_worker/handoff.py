@@ -23,6 +23,7 @@ class HandOffResult:
     pieces: int
     seconds: float  # with at least one piece under way
     tail_s: float  # token 1 -> last piece settled
+    span_s: float = 0.0  # first piece -> settled
 
     def add_to(self, stages: PrefillStages) -> PrefillStages:
         return msgspec.structs.replace(
@@ -70,6 +71,7 @@ class HandOff:
             nbytes=outcome.nbytes,
             pieces=outcome.pieces,
             seconds=outcome.seconds,
+            span_s=outcome.span_s,
             tail_s=clock.now() - self._completed_at if self._completed_at is not None else 0.0,
         )
 

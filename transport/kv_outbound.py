@@ -27,6 +27,7 @@ class SendOutcome:
     nbytes: int  # of pages, that the wire was given
     pieces: int
     seconds: float  # with at least one piece under way
+    span_s: float = 0.0  # first piece -> settled
 
 
 class Outbound:
@@ -238,4 +239,5 @@ class Outbound:
             nbytes=self._plan.pieces[self._sent - 1].end if self._sent else 0,
             pieces=self._sent,
             seconds=self._in_flight.busy_s,
+            span_s=self._in_flight.span_s,
         )

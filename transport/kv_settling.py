@@ -100,6 +100,7 @@ class InFlight:
         self._clock = clock
         self._on_change = on_change
         self._busy_since = 0.0
+        self._began: float | None = None
         self._busy_s = 0.0
         self.pending = 0
         self.error: str | None = None  # of the first that failed
@@ -107,6 +108,7 @@ class InFlight:
     def add(self, future: asyncio.Future[None]) -> None:
         if self.pending == 0:
             self._busy_since = self._clock.now()
+            self._began = self._busy_since if self._began is None else self._began
         self.pending += 1
         future.add_done_callback(self._ended)
 
@@ -114,6 +116,11 @@ class InFlight:
     def busy_s(self) -> float:
         """For how long the wire has held at least one: without the pauses in which the next chunk was computed."""
         return self._busy_s + (self._clock.now() - self._busy_since if self.pending else 0.0)
+
+    @property
+    def span_s(self) -> float:
+        """The first one -> now, with the pauses; 0 if there was none."""
+        return self._clock.now() - self._began if self._began is not None else 0.0
 
     def _ended(self, future: asyncio.Future[None]) -> None:
         self.pending -= 1

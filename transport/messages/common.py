@@ -3,13 +3,14 @@
 History of PROTOCOL_VERSION:
   1  first version
   2  requests carry what the OpenAI API has: tools, template arguments, choices about text, a grammar; Serve
+  3  a cell tells what it has done: AskTimeline, TimelinePart, TimelineEnd, AskRecording, RecordingPart
 """
 
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 MAX_PROMPT_TOKENS = 1 << 20
 MAX_TEXT_CHARS = 8 << 20
@@ -28,6 +29,7 @@ TransferId = Annotated[int, Meta(ge=0, lt=1 << 40)]
 """Unique for the life of a coordinator: a request that is tried again gets a new one. 40 bits, for the UCX tag."""
 Role = Literal["prefill", "decode"]
 ROLES: tuple[Role, ...] = ("prefill", "decode")
+Process = Literal["coordinator", "prefill", "decode"]
 TokenIds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 31)], ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 
 
