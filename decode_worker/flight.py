@@ -5,12 +5,12 @@ Steps with the chunks of its own prompts, how requests get into the batch and le
 
 from collections.abc import Sequence
 
-from decode_worker.intake import Received
 from decode_worker.local import LocalPrompt
 from decode_worker.running import RunningSequence
 from engine.chunking import Chunk
 from engine.pages import PageAllocator
 from runtime import flight
+from runtime.stages import DecodeStages
 
 
 class DecodeFlight(flight.FlightRecorder):
@@ -48,9 +48,9 @@ class DecodeFlight(flight.FlightRecorder):
         self.gauge("arriving", arriving, now)
         self.gauge("prompts", local, now)
 
-    def not_joined(self, ended: float, request_id: int, pages: int, received: Received) -> None:
+    def not_joined(self, ended: float, request_id: int, pages: int, stages: DecodeStages) -> None:
         """Its hand-off failed, or it was cancelled meanwhile."""
-        self.record(ended, flight.Arrival(received.intake_s, received.verify_s, 0.0, request_id, pages, joined=False))
+        self.record(ended, flight.Arrival(stages.intake_s, stages.verify_s, 0.0, request_id, pages, joined=False))
 
     def left(self, now: float, sequence: RunningSequence) -> None:
         self.record(now, flight.LastToken(sequence.request_id, len(sequence.output)))

@@ -158,8 +158,8 @@ class DecodeWorker:
         if received.first_token is None or cancelled:
             if received.error is not None and not cancelled:
                 _log.warning("hand-off failed", extra={"fields": {"request": admit.request_id, "why": received.error}})
-            self.flight.not_joined(self._clock.now(), admit.request_id, len(pages), received)
             stages = DecodeStages(intake_s=received.intake_s, verify_s=received.verify_s)
+            self.flight.not_joined(self._clock.now(), admit.request_id, len(pages), stages)
             quarantined = len(pages) if received.quarantine else 0
             self._leave(admit.request_id, stages, None if cancelled else received.error, quarantined)
             return

@@ -279,13 +279,13 @@ def _arrows(lines: dict[str, list[_Line]]) -> tuple[list[list[TraceEvent]], int]
     chunks, transfers = _by_request(lines["chunks"]), _by_request(lines["transfers"])
     arrows: list[list[TraceEvent]] = []
     left_out = 0
-    for step in lines["steps"]:
-        for request_id in step.slice.joined:
-            arrow = _arrow(request_id, chunks.get(request_id, []), transfers.get(request_id, []), step)
-            if arrow is None:
-                left_out += 1
-            else:
-                arrows.append(arrow)
+    first_steps = {request_id: step for step in lines["steps"] for request_id in step.slice.joined}
+    for request_id, step in first_steps.items():
+        arrow = _arrow(request_id, chunks.get(request_id, []), transfers.get(request_id, []), step)
+        if arrow is None:
+            left_out += 1
+        else:
+            arrows.append(arrow)
     return arrows, left_out
 
 
