@@ -6,7 +6,7 @@ the state after each event and never changes it.
 
 from collections.abc import Sequence
 
-from coordinator.events import Action, Event, Submitted
+from coordinator.events import Action, Event, Submitted, Tell
 from coordinator.state import CellState, Phase
 from runtime import flight
 
@@ -22,7 +22,8 @@ class CellFlight(flight.FlightRecorder):
         if isinstance(event, Submitted):
             self._open[event.request_id] = (Phase.QUEUED, now)
         for action in actions:
-            request_id: int | None = getattr(getattr(action, "message", action), "request_id", None)
+            subject = action.message if isinstance(action, Tell) else action
+            request_id: int | None = getattr(subject, "request_id", None)  # workers are told of other things, too
             if request_id in self._open:
                 self._look_at(request_id, now)
         self.gauge("queued", len(self._cell.queue), now)

@@ -171,7 +171,7 @@ parts = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(parts, max_size=6))
 def test_any_recording_is_drawn_right(told: list[TimelinePart]) -> None:
     trace = written(trace_document(told))
