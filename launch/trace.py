@@ -36,7 +36,7 @@ async def fetch_trace(client: StreamingClient, last_s: float) -> TraceDocument:
         if isinstance(message, TimelineEnd):
             if message.error is not None:
                 raise ServerUnreachable(message.error)
-            return trace_document(parts, message.missing)
+            return await asyncio.to_thread(trace_document, parts, message.missing)  # streams of this client go on
         parts.append(message)
 
 
