@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -27,6 +28,7 @@ from transport.messages.client import (
     AnswerLedger,
     AskLedgers,
     AskStatus,
+    AskTimeline,
     Cancel,
     CellStatus,
     ClientHello,
@@ -141,6 +143,8 @@ class ClientLink:
                 self._send(identity, self._status())
             case AskLedgers():
                 self._send(identity, self._ledgers(now))
+            case AskTimeline(last_s=last_s):
+                self._service.timelines.ask(last_s, self._worker_status(), partial(self._send, identity))
 
     def _hello(self, identity: bytes, protocol: int) -> None:
         if protocol != PROTOCOL_VERSION:
@@ -263,9 +267,9 @@ class ClientLink:
             elif pending.last is not None:
                 yield pending.last
 
-    def _send(self, identity: bytes, message: ToClient) -> None:
+    def _send(self, identity: bytes, message: ToClient) -> Sent:
         """Small talk outside any request: lost if the client does not read."""
-        self._server.send(identity, self._codec.encode(message))
+        return self._server.send(identity, self._codec.encode(message))
 
     def _welcome(self) -> Welcome:
         model = self._service.model

@@ -69,6 +69,7 @@ class Coordinator:
             for worker_id in self._workers.expired(now):
                 self._launcher.send(WorkerExpired(worker_id=worker_id))
             self.service.handle(Ticked())
+            self.service.timelines.tick(now)
             self._clients.tick(now)
             if self._http is not None:
                 self._http.tick(now)

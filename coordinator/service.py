@@ -28,6 +28,7 @@ from coordinator.events import (
     Tell,
     TokensMade,
 )
+from coordinator.flight import CellFlight
 from coordinator.health import Health, health
 from coordinator.ledger import Ended, new_ring
 from coordinator.local_prefill import LocalPrefill
@@ -35,6 +36,7 @@ from coordinator.machine import Machine
 from coordinator.streams import Sink, Stream
 from coordinator.tally import Tally
 from coordinator.text import Text
+from coordinator.timelines import Timelines
 from coordinator.validation import InvalidRequest, check_form, check_length, resolve
 from runtime.clock import Clock
 from runtime.description import ModelInfo
@@ -79,6 +81,8 @@ class Service:
         self.machine = Machine(limits)
         self.tally = Tally()
         self.ended = new_ring()
+        self.flight = CellFlight(self.machine.cell)
+        self.timelines = Timelines(self.flight, clock, tell)
         self._limits = limits
         self._clock = clock
         self._last_progress = clock.now()
@@ -215,7 +219,9 @@ class Service:
                 event, now = self._events.popleft(), self._clock.now()
                 if isinstance(event, _PROGRESS):
                     self._last_progress = now
-                for action in self.machine.handle(event, now):
+                actions = self.machine.handle(event, now)
+                self.flight.saw(event, actions, now)
+                for action in actions:
                     self._execute(action, now)
         finally:
             self._handling = False

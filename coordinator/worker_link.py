@@ -32,6 +32,7 @@ from transport.messages.worker import (
     Loading,
     Prefilled,
     PrefillReleased,
+    RecordingPart,
     Rejected,
     Released,
     SelfTestDone,
@@ -163,6 +164,8 @@ class WorkerLink:
             if isinstance(message, Heartbeat):
                 self._beats[worker_id] = message
                 self._check_conservation(worker_id, message)
+            elif isinstance(message, RecordingPart):
+                self._cell.timelines.told(worker_id, message)
             else:
                 self._cell.handle(_event(worker_id, message))
 

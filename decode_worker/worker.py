@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
+from decode_worker.flight import DecodeFlight
 from decode_worker.intake import take_in
 from decode_worker.local import LocalPrompt, LocalPrompts, StepBudget, chunk_row
 from decode_worker.running import Running, RunningSequence, StopLimits, row
@@ -28,6 +29,7 @@ from transport.kv import KvPort
 from transport.membership import Membership
 from transport.messages.worker import (
     Admit,
+    AskRecording,
     CancelRequest,
     Heartbeat,
     Hello,
@@ -39,6 +41,7 @@ from transport.messages.worker import (
     Tokens,
     ToWorker,
 )
+from transport.playback import Playback
 
 _log = logs.get("decode")
 
@@ -61,6 +64,8 @@ class DecodeWorker:
         self._thread = thread
         self._clock = clock
         self.pool = PageAllocator(engine.total_pages)
+        self.flight = DecodeFlight()
+        self._playback = Playback(self.flight, clock)
         self._running = Running(config.max_batch, StopLimits(engine.eos_token_ids, engine.max_model_len))
         self._local = LocalPrompts(StepBudget(config.max_batch, config.chunk_tokens, config.mixed_chunk_tokens))
         self._arriving: dict[int, Admit] = {}
@@ -90,11 +95,14 @@ class DecodeWorker:
                 self._kv.peer_gone(worker_id, epoch)
             case SelfTest():
                 self._tasks.create_task(self._self_test(message))
+            case AskRecording():
+                self._membership.send(self._playback.answer(message))
             case _:
                 raise AssertionError(f"a decode worker was sent {type(message).__name__}")
 
     def _heartbeat(self) -> Heartbeat:
         self.pool.check()
+        self._record_levels(self._clock.now())
         return Heartbeat(
             free_pages=self.pool.free_pages,
             reserved_pages=self.pool.reserved_pages,
@@ -155,6 +163,7 @@ class DecodeWorker:
             if received.error is not None and not cancelled:
                 _log.warning("hand-off failed", extra={"fields": {"request": admit.request_id, "why": received.error}})
             stages = received.stages
+            self.flight.not_joined(self._clock.now(), admit.request_id, len(pages), stages)
             quarantined = len(pages) if received.quarantine else 0
             self._leave(admit.request_id, stages, None if cancelled else received.error, quarantined)
             return
@@ -178,15 +187,22 @@ class DecodeWorker:
             now = self._clock.now()
             step = self._running.plan_step(now)
             chunks = self._local.plan_chunks(len(step), now)
+            self._record_levels(now)
             if not step and not chunks:
                 self._work.clear()
                 await self._work.wait()
                 continue
             self._in_step = {one.request_id for one in step} | {chunk.prompt.request_id for chunk in chunks}
+            joined = self.flight.joining(now, step)
             rows = [*map(row, step), *map(chunk_row, chunks)]
             results, seconds = await self._thread.run_timed(self._clock, self._engine.forward, rows)
             self._in_step = set()
+            self.flight.step(now, self._clock.now(), len(step), chunks, joined)
             self._apply(step, chunks, results, seconds)
+
+    def _record_levels(self, now: float) -> None:
+        running, local = len(self._running.sequences), len(self._local.prompts)
+        self.flight.levels(now, self.pool, running, len(self._arriving), local)
 
     def _apply(
         self,
@@ -215,6 +231,7 @@ class DecodeWorker:
     # --- letting go --------------------------------------------------------------------------------------------------
 
     def _end(self, sequence: RunningSequence) -> None:
+        self.flight.left(self._clock.now(), sequence)
         if sequence.error is not None:
             fields = {"request": sequence.request_id, "why": sequence.error}
             _log.warning("no next token", extra={"fields": fields})

@@ -30,6 +30,8 @@ from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
 from launch.stats import print_status
 from launch.supervisor import CellFailed
+from launch.trace import fetch_trace, print_trace, write_trace
+from runtime.clock import SystemClock
 from runtime.params import SamplingParams
 
 app = cyclopts.App(
@@ -232,6 +234,36 @@ def explain(
             show_one(of_file(results))
     except CannotExplain as error:
         _end(str(error))
+
+
+@app.command
+def trace(
+    *,
+    last: Annotated[float, Parameter(help="Seconds to look back.")] = 10.0,
+    seconds: Annotated[float | None, Parameter(help="Instead: the next so many seconds.")] = None,
+    output: Annotated[Path, Parameter(help="Where to write it.")] = Path("trace.json"),
+    name: Name = "default",
+) -> None:
+    """Write what a running cell has just done as a timeline for ui.perfetto.dev or chrome://tracing."""
+
+    async def once() -> None:
+        async with StreamingClient(_endpoint(name)) as client:
+            if seconds is not None:
+                await SystemClock().sleep(seconds)
+            document = await fetch_trace(client, last if seconds is None else seconds)
+        write_trace(document, output)
+        print_trace(Console(stderr=True), document, output)
+
+    _span(last if seconds is None else seconds)
+    try:
+        _run_client(once())
+    except OSError as error:
+        _end(f"{output}: {error.strerror}")
+
+
+def _span(seconds: float) -> None:
+    if not 0 < seconds <= 1e9:
+        _end(f"a timeline of {seconds:g} s: give a positive number of seconds")
 
 
 @app.command

@@ -42,6 +42,8 @@ from transport.messages.client import (
     Ping,
     Pong,
     Submit,
+    TimelineEnd,
+    TimelinePart,
     ToClient,
     ToCoordinator,
     Welcome,
@@ -220,6 +222,7 @@ class StreamingClient:
         self._generations: dict[str, Generation] = {}
         self._ids = (f"r{number}" for number in itertools.count())
         self._asked: dict[type, list[asyncio.Future[Any]]] = {}  # by the message that answers it
+        self.timelines: asyncio.Queue[TimelinePart | TimelineEnd] = asyncio.Queue()  # for `launch.trace`
         self._last_heard = 0.0
         self._goodbye: str | None = None
         self._context: Context | None = None
@@ -313,11 +316,7 @@ class StreamingClient:
         return generation
 
     async def status(self) -> CellStatus:
-        """Pages and requests of every worker.
-
-        Raises:
-            ServerUnreachable: no answer within the connect timeout.
-        """
+        """Pages and requests of every worker; raises `ServerUnreachable` without an answer in the connect timeout."""
         return await self._ask(AskStatus(), CellStatus)
 
     async def ledgers(self) -> tuple[AnswerLedger, ...]:
@@ -329,8 +328,7 @@ class StreamingClient:
         self._asked.setdefault(kind, []).append(waiting)
         self.send(question)
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                return await waiting
+            return await asyncio.wait_for(waiting, self._connect_timeout_s)
         except TimeoutError as error:
             raise ServerUnreachable(f"{self._endpoint} does not answer {type(question).__name__}") from error
 
@@ -362,6 +360,8 @@ class StreamingClient:
                 for waiting in self._asked.pop(type(message), ()):
                     if not waiting.done():
                         waiting.set_result(message)
+            case TimelinePart() | TimelineEnd():
+                self.timelines.put_nowait(message)
             case Delta():
                 if message.id in self._generations:
                     self._generations[message.id].receive(message)

@@ -24,6 +24,7 @@ class HandOffResult:
     seconds: float  # with at least one piece under way
     tail_s: float  # token 1 -> last piece settled
     first_piece_at: float | None = None  # None: no piece was sent
+    span_s: float = 0.0  # first piece -> settled
 
     def add_to(self, stages: PrefillStages, started_at: float | None) -> PrefillStages:
         """`started_at`: when the first chunk of the prompt started."""
@@ -75,6 +76,7 @@ class HandOff:
             pieces=outcome.pieces,
             seconds=outcome.seconds,
             first_piece_at=outcome.first_piece_at,
+            span_s=outcome.span_s,
             tail_s=clock.now() - self._completed_at if self._completed_at is not None else 0.0,
         )
 

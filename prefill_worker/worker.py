@@ -17,6 +17,7 @@ from engine.port import EnginePort, Row, RowFailed, RowResult, SampleSpec
 from engine.stopping import finish_reason
 from engine.thread import EngineThread
 from prefill_worker.config import PrefillConfig
+from prefill_worker.flight import PrefillFlight
 from prefill_worker.handoff import HandOff, HandOffResult, decline
 from prefill_worker.prompt import Prompt
 from runtime import logs
@@ -26,6 +27,7 @@ from runtime.tokens import SampledToken
 from transport.kv import KvPort
 from transport.membership import Membership
 from transport.messages.worker import (
+    AskRecording,
     CancelRequest,
     Heartbeat,
     Hello,
@@ -37,6 +39,7 @@ from transport.messages.worker import (
     SelfTestDone,
     ToWorker,
 )
+from transport.playback import Playback
 
 _log = logs.get("prefill")
 
@@ -60,6 +63,8 @@ class PrefillWorker:
         self._clock = clock
         self._limits = ChunkLimits(config.chunk_tokens, config.max_prompts, engine.layout.page_tokens)
         self.pool = PageAllocator(engine.total_pages)
+        self.flight = PrefillFlight()
+        self._playback = Playback(self.flight, clock)
         self._prompts: dict[int, Prompt] = {}  # not yet complete, in order of arrival
         self._handoffs: dict[int, HandOff] = {}
         self._in_step: set[int] = set()
@@ -86,6 +91,8 @@ class PrefillWorker:
                 self._kv.peer_gone(worker_id, epoch)
             case SelfTest():
                 self._tasks.create_task(self._self_test(message))
+            case AskRecording():
+                self._membership.send(self._playback.answer(message))
             case _:
                 raise AssertionError(f"a prefill worker was sent {type(message).__name__}")
 
@@ -124,6 +131,8 @@ class PrefillWorker:
         while True:
             waiting = [prompt for prompt in self._prompts.values() if not prompt.cancelled]
             chunks = next_chunks(waiting, self.pool.free_pages, self._limits)
+            began = self._clock.now()
+            self.flight.levels(began, self.pool, len(self._prompts), len(self._handoffs))
             if not chunks:
                 self._work.clear()
                 await self._work.wait()
@@ -137,6 +146,7 @@ class PrefillWorker:
             (results, digests), seconds = await self._thread.run_timed(self._clock, _step, self._engine, rows, fresh)
             now = self._clock.now()
             self._in_step = set()
+            self.flight.step(began, self._clock.now(), chunks)
             for chunk, result, digest in zip(chunks, results, digests, strict=True):
                 chunk.prompt.chunk_s = with_chunk(chunk.prompt.chunk_s, seconds)
                 self._advance(chunk, result, digest, now)
@@ -221,6 +231,7 @@ class PrefillWorker:
 
     async def _settle(self, prompt: Prompt, stages: PrefillStages | None) -> None:
         result = await self._handoffs[prompt.request_id].settled(self._clock)
+        self.flight.transfer(self._clock.now(), prompt.request, result)
         if result.quarantine:
             _log.error(
                 "pages quarantined: their transfer was never settled",

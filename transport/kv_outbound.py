@@ -28,6 +28,7 @@ class SendOutcome:
     pieces: int
     seconds: float  # with at least one piece under way
     first_piece_at: float | None = None  # on this process's clock; None: none was sent
+    span_s: float = 0.0  # first piece -> settled
 
 
 class Outbound:
@@ -240,4 +241,5 @@ class Outbound:
             pieces=self._sent,
             seconds=self._in_flight.busy_s,
             first_piece_at=self._in_flight.first_at,
+            span_s=self._in_flight.span_s,
         )

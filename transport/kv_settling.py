@@ -117,6 +117,11 @@ class InFlight:
         """For how long the wire has held at least one: without the pauses in which the next chunk was computed."""
         return self._busy_s + (self._clock.now() - self._busy_since if self.pending else 0.0)
 
+    @property
+    def span_s(self) -> float:
+        """The first one -> now, with the pauses; 0 if there was none."""
+        return self._clock.now() - self.first_at if self.first_at is not None else 0.0
+
     def _ended(self, future: asyncio.Future[None]) -> None:
         self.pending -= 1
         if self.pending == 0:

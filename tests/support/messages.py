@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from runtime import flight
 from runtime.description import ModelInfo, PoolInfo
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, Ledger, PrefillStages
@@ -66,6 +67,16 @@ DECODE_STAGES = DecodeStages(
     first_step_s=0.25,
     send_s=0.0625,
     steps=15,
+)
+DECODE_STAGES = DecodeStages(intake_s=0.5, verify_s=0.25, join_s=0.125, decode_s=2.0, steps=15)
+RECORDED = (
+    flight.Recorded(0.5, flight.Step(0.25, 3, 16, (7, 8))),
+    flight.Recorded(0.5, flight.Chunk(0.25, 7, 16, 16)),
+    flight.Recorded(0.5, flight.Transfer(0.5, 7, 9, 4096, 3, 0.25, True)),
+    flight.Recorded(0.5, flight.Arrival(0.5, 0.25, 0.125, 7, 3, True)),
+    flight.Recorded(0.5, flight.LastToken(7, 16)),
+    flight.Recorded(0.5, flight.InPhase(0.5, 7, "queued", True)),
+    flight.Recorded(0.5, flight.Gauge("free pages", 5, 6)),
 )
 LEDGER = Ledger(
     prepare_s=0.0625,
@@ -130,6 +141,7 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                 client.Ping(),
                 client.AskStatus(),
                 client.AskLedgers(),
+                client.AskTimeline(last_s=10.0),
             ),
         ),
         "coordinator -> client": Direction(
@@ -179,6 +191,16 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                         client.AnswerLedger(request=7, id="r1", ended_s=1.5, prompt_tokens=5, tokens=16, ledger=LEDGER),
                     )
                 ),
+                client.TimelinePart(
+                    process="decode-0",
+                    role="decode",
+                    pid=4711,
+                    delay_s=0.5,
+                    uncertainty_s=0.25,
+                    reaches_s=60.0,
+                    events=RECORDED,
+                ),
+                client.TimelineEnd(missing=("decode-1",), error="another timeline is being told"),
             ),
         ),
         "worker -> coordinator": Direction(
@@ -210,6 +232,7 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                 worker.Released(
                     request_id=7, quarantined_pages=1, stages=DECODE_STAGES, error="lost", prefill=PREFILL_STAGES
                 ),
+                worker.RecordingPart(timeline_id=3, part=1, parts=2, reaches_s=60.0, events=RECORDED),
             ),
         ),
         "coordinator -> worker": Direction(
@@ -225,6 +248,7 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                 worker.Serve(request_id=7, prompt=(1, 2), sampling=SAMPLING, pages=3),
                 worker.CancelRequest(request_id=7),
                 worker.PeerGone(worker_id="prefill-0", epoch=3),
+                worker.AskRecording(timeline_id=3, last_s=10.0, part=1),
                 worker.Shutdown(),
             ),
         ),

@@ -9,10 +9,22 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Raw, Struct
 
+from runtime.flight import Part
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
-from transport.messages.common import MAX_TEXT_CHARS, Count, Message, Name, Reason, RequestId, Role, Seconds, TokenIds
+from transport.messages.common import (
+    MAX_TEXT_CHARS,
+    Count,
+    Message,
+    Name,
+    Process,
+    Reason,
+    RequestId,
+    Role,
+    Seconds,
+    TokenIds,
+)
 
 FailureCode = Literal[
     "invalid_request", "model_not_found", "loading", "overloaded", "draining", "timeout", "worker_lost", "internal"
@@ -89,7 +101,16 @@ class AskLedgers(Message, frozen=True):
     """Answered by one `Ledgers`."""
 
 
-ToCoordinator = ClientHello | Submit | Cancel | Ping | AskStatus | AskLedgers
+class AskTimeline(Message, frozen=True):
+    """What has every process of the cell done in the last `last_s` seconds?
+
+    Answered by any number of `TimelinePart`, then one `TimelineEnd`.
+    """
+
+    last_s: Seconds
+
+
+ToCoordinator = ClientHello | Submit | Cancel | Ping | AskStatus | AskLedgers | AskTimeline
 
 # --- coordinator -> client -------------------------------------------------------------------------------------------
 
@@ -184,4 +205,27 @@ class Ledgers(Message, frozen=True):
     answers: Annotated[tuple[AnswerLedger, ...], Meta(max_length=MAX_LEDGERS)]
 
 
-ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong | CellStatus | Ledgers
+class TimelinePart(Message, frozen=True):
+    """A part of what one process has recorded.
+
+    Its ages count back from the moment at which that process took its recording, which was `delay_s` after the
+    coordinator was asked, give or take `uncertainty_s`.
+    """
+
+    process: Name
+    role: Process
+    pid: Count
+    delay_s: Seconds
+    uncertainty_s: Seconds  # half of the round trip
+    reaches_s: Seconds | None = None  # how far back the recording goes, if older events were dropped
+    events: Part = ()
+
+
+class TimelineEnd(Message, frozen=True):
+    """Every process has told all, but for the workers in `missing`; `error`: why there is no timeline at all."""
+
+    missing: Annotated[tuple[Name, ...], Meta(max_length=4096)] = ()
+    error: Reason | None = None
+
+
+ToClient = Welcome | Goodbye | Delta | Done | Failed | Pong | CellStatus | Ledgers | TimelinePart | TimelineEnd

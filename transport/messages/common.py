@@ -3,7 +3,8 @@
 History of PROTOCOL_VERSION:
   1  first version
   2  requests carry what the OpenAI API has: tools, template arguments, choices about text, a grammar; Serve
-  3  ledgers tell every stage of a request, and can be asked for
+  3  a cell tells what it has done: AskTimeline, TimelinePart, TimelineEnd, AskRecording, RecordingPart;
+     ledgers tell every stage of a request, and can be asked for
 """
 
 from typing import Annotated, Literal
@@ -29,6 +30,7 @@ TransferId = Annotated[int, Meta(ge=0, lt=1 << 40)]
 """Unique for the life of a coordinator: a request that is tried again gets a new one. 40 bits, for the UCX tag."""
 Role = Literal["prefill", "decode"]
 ROLES: tuple[Role, ...] = ("prefill", "decode")
+Process = Literal["coordinator", "prefill", "decode"]
 TokenIds = Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 31)], ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 
 

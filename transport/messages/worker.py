@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from runtime.description import ModelInfo, PoolInfo
+from runtime.flight import Part
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages, PrefillStages
 from runtime.tokens import SampledToken
@@ -113,7 +114,22 @@ class Released(Message, frozen=True):
     prefill: PrefillStages | None = None  # of a prompt that it has computed itself
 
 
-ToCoordinator = Loading | Hello | Heartbeat | SelfTestDone | Prefilled | PrefillReleased | Tokens | Released
+class RecordingPart(Message, frozen=True):
+    """Part `part` of `parts` of what this worker has recorded; part 0 is empty and says when the recording was taken.
+
+    `reaches_s`: how far back it reaches, if the recorder has dropped what is older.
+    """
+
+    timeline_id: Count
+    part: Count
+    parts: Count
+    reaches_s: Seconds | None = None
+    events: Part = ()
+
+
+ToCoordinator = (
+    Loading | Hello | Heartbeat | SelfTestDone | Prefilled | PrefillReleased | Tokens | Released | RecordingPart
+)
 
 # --- coordinator -> worker -------------------------------------------------------------------------------------------
 
@@ -191,8 +207,18 @@ class PeerGone(Message, frozen=True):
     epoch: Epoch
 
 
+class AskRecording(Message, frozen=True):
+    """Answered by one `RecordingPart`: part 0 takes the recording of the last `last_s` seconds, the others tell it."""
+
+    timeline_id: Count
+    last_s: Seconds
+    part: Count
+
+
 class Shutdown(Message, frozen=True):
     """End the process in good order; sent when nothing is in flight any more."""
 
 
-ToWorker = Welcome | Rejected | Beat | SelfTest | Prefill | Admit | Serve | CancelRequest | PeerGone | Shutdown
+ToWorker = (
+    Welcome | Rejected | Beat | SelfTest | Prefill | Admit | Serve | CancelRequest | PeerGone | AskRecording | Shutdown
+)
