@@ -3,8 +3,7 @@
 History of PROTOCOL_VERSION:
   1  first version
   2  requests carry what the OpenAI API has: tools, template arguments, choices about text, a grammar; Serve
-  3  a cell tells what it has done: AskTimeline, TimelinePart, TimelineEnd, AskRecording, RecordingPart;
-     ledgers tell every stage of a request, and can be asked for
+  3  a cell tells what it has done (timelines, recordings); ledgers tell every stage, and can be asked for
 """
 
 from typing import Annotated, Literal
