@@ -72,7 +72,7 @@ class Simulated:
                     pieces=1,
                 ),
                 decode=DecodeStages(
-                    intake_s=0.01,
+                    intake_s=max(first - result.sent_s - 0.003, compute_s) + transfer_s,
                     verify_s=0.1 * transfer_s,
                     join_s=0.002,
                     decode_s=max(times[-1] - first - 1.1 * transfer_s - 0.002, 0.0),

@@ -59,7 +59,7 @@ def duel_plot(study: Study, duel: Duel, number: int) -> Plot | None:
         title=title,
         svg=drawing.inline(figure, name, title),
         caption=f"{min(comparison.pairs for comparison in compared)} pairs of neighbouring runs{load}, in the order"
-        " A B B A. Mean of the pairs' differences with its {100 * confidence:.4g} % interval (Student's t over pairs"
+        f" A B B A. Mean of the pairs' differences with its {100 * confidence:.4g} % interval (Student's t over pairs"
         + (", of logarithms for ratios" if Scale.RATIO in scales else "")
         + "), so wide that all of them together are wrong about two equal systems in"
         f" {100 * (1.0 - confidence) * len(compared):.2g} of 100 duels.",

@@ -115,16 +115,15 @@ def _largest(found: Sequence[Bar]) -> set[str]:
     def share(stage: str) -> float:
         return max(bar.seconds.get(stage, 0.0) / bar.e2e_s if bar.e2e_s > 0.0 else 0.0 for bar in found)
 
-    if len(stages) <= _TOLD_APART + 1:
-        return set(stages)
-    return set(sorted(stages, key=share, reverse=True)[:_TOLD_APART])
+    there = sorted((stage for stage in stages if share(stage) > 0.0), key=share, reverse=True)
+    return set(there if len(there) <= _TOLD_APART + 1 else there[:_TOLD_APART])
 
 
 def _merged(bar: Bar, kept: set[str]) -> Bar:
     """Stages that are not `kept` become one, next to the rest."""
     seconds = {stage: spent for stage, spent in bar.seconds.items() if stage in kept}
     other = sum(spent for stage, spent in bar.seconds.items() if stage not in kept and stage != REST)
-    if len(seconds) + 1 < len(bar.seconds):
+    if other > 0.0:
         seconds[OTHER] = other
     seconds[REST] = bar.seconds[REST]
     return replace(bar, seconds=seconds)
