@@ -294,6 +294,21 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print facts and findings for
     raise SystemExit(code)
 
 
+@app.command
+def report(
+    directory: Annotated[Path, Parameter(help="What an evaluation left: `study.json` and the requests of its runs.")],
+    *,
+    output: Annotated[Path | None, Parameter(help="The page; `report.html` in the directory if not given.")] = None,
+) -> None:
+    """Make the page of an evaluation again from its results."""
+    from launch.evaluation.report.files import StudyUnreadable, write  # noqa: PLC0415 - matplotlib takes its time
+
+    try:
+        print(write(directory, output))  # noqa: T201 - the command's output
+    except (StudyUnreadable, OSError) as error:
+        _end(str(error))
+
+
 @model_app.command
 def pull(model: Annotated[str, Parameter(help="The model to fetch.")] = models.DEFAULT_MODEL) -> None:
     """Fetch a model, check it and convert it once, so that later starts load in seconds."""
