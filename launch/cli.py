@@ -23,6 +23,7 @@ from launch.client import RequestFailed, ServerUnreachable, StreamingClient
 from launch.display import CellDisplay
 from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable
+from launch.evaluation.command import EXAMPLES, run_eval
 from launch.http_options import check_port, http_config, split_limits
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
@@ -39,6 +40,7 @@ app = cyclopts.App(
 )
 model_app = cyclopts.App(name="model", help="The models on this machine.")
 app.command(model_app)
+app.command(run_eval, name="eval", help_epilogue=EXAMPLES)
 
 Name = Annotated[str, Parameter(help="Name of the cell; several can run side by side.")]
 

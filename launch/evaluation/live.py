@@ -50,12 +50,11 @@ class RunState:
     def words(self) -> str:
         parts = [f"{self.sent} sent", f"{self.sent - self.ended} in flight", f"{self.ended} ended"]
         parts += [f"{count} {outcome}" for outcome, count in self._outcomes.items() if outcome is not Outcome.COMPLETED]
-        share = (
-            wilson(sum(self._met) / len(self._met) * effective, effective) if (effective := self._effective) else None
-        )
-        if share is not None:
-            interval = f" ({100 * (share.low or 0.0):.0f}-{100 * (share.high or 1.0):.0f})"
-            parts.append(f"attainment {100 * share.value:.0f} %{interval}")
+        if self._met:
+            effective = effective_trials(self._met)
+            if (share := wilson(sum(self._met) / len(self._met) * effective, effective)) is not None:
+                interval = f" ({100 * (share.low or 0.0):.0f}-{100 * (share.high or 1.0):.0f})"
+                parts.append(f"attainment {100 * share.value:.0f} %{interval}")
         for name, values in (("TTFT", self._ttft_s), ("ITL", self._gaps_s)):
             p50, p99 = percentile(list(values), 50), percentile(list(values), 99)
             if p50 is not None and p99 is not None:

@@ -13,7 +13,7 @@ from launch.evaluation.measures import PERCENTS, Summary
 from launch.evaluation.slo import Attainment, Slo
 from launch.evaluation.study import Run
 
-_WIDE = 120
+_WIDE = 150
 
 
 def print_run(console: Console, run: Run, slo: Slo | None) -> None:
