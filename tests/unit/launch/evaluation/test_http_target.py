@@ -13,6 +13,7 @@ from launch.evaluation.http_target import HttpTarget, ServerUnusable
 from launch.evaluation.results import Outcome
 from launch.evaluation.targets import Reply
 from runtime.clock import SystemClock
+from tests.support.handoff import until
 
 IDS = list(range(100, 108))
 Behave = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -221,18 +222,19 @@ def test_to_cancel_a_request_is_to_leave_the_server() -> None:
     async def talk() -> Reply:
         app = web.Application()
         app.router.add_post("/v1/completions", first_body)
-        async with TestServer(app, handler_cancellation=True) as server:
-            async with HttpTarget(f"http://127.0.0.1:{server.port}", SystemClock()) as target:
-                await target.connect("m", IDS)
-                reply = Reply(sent_at=0.0)
-                task = asyncio.get_running_loop().create_task(target.ask(target.encode(IDS, 9), reply))
-                while not reply.token_at:
-                    await asyncio.sleep(0.001)
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-                async with asyncio.timeout(10):
-                    await left.wait()
-                return reply
+        async with (
+            TestServer(app, handler_cancellation=True) as server,
+            HttpTarget(f"http://127.0.0.1:{server.port}", SystemClock()) as target,
+        ):
+            await target.connect("m", IDS)
+            reply = Reply(sent_at=0.0)
+            task = asyncio.get_running_loop().create_task(target.ask(target.encode(IDS, 9), reply))
+            await until(lambda: bool(reply.token_at))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            async with asyncio.timeout(10):
+                await left.wait()
+            return reply
 
     reply = asyncio.run(talk())
     assert reply.ended_at is None

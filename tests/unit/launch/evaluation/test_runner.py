@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -33,7 +34,7 @@ def run(
 
 
 def gaps(times: Sequence[float]) -> list[float]:
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(times)]
 
 
 @pytest.mark.parametrize("ahead", [1, 1 << 20], ids=["one request ahead", "all ahead"])
@@ -55,8 +56,8 @@ def test_an_open_loop_sends_at_the_planned_times_however_slow_the_server_is(ahea
 def test_prompts_are_as_long_as_asked_from_the_range_and_all_different() -> None:
     target = ScriptedTarget(VirtualClock())
     run(target, load(Constant(10.0), 20), Constant(10.0))
-    prompts = [tuple(sent.prompt) for sent in target.seen]
-    assert all(len(prompt) == 8 and all(100 <= int(number) < 200 for number in prompt) for prompt in prompts)
+    prompts = [tuple(sent.prompt) for sent in target.seen if not isinstance(sent.prompt, str)]
+    assert all(len(prompt) == 8 and all(100 <= number < 200 for number in prompt) for prompt in prompts)
     assert len(set(prompts)) == 20
 
 
@@ -72,7 +73,7 @@ def test_a_client_that_lags_says_so() -> None:
 
     class Slow(ScriptedTarget):
         def encode(self, prompt: str | Sequence[int], output_tokens: int) -> bytes:
-            self.clock._now += 0.2
+            self.clock.pass_unnoticed(0.2)
             return super().encode(prompt, output_tokens)
 
     target = Slow(VirtualClock())
