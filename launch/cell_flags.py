@@ -12,21 +12,8 @@ from cyclopts import Parameter
 
 from coordinator.config import HttpConfig, RequestLimits
 from launch import models
-from launch.config import CellOptions, Dtype, LoadFormat
+from launch.config import CellOptions, Dtype, LoadFormat, Workers
 from launch.progress import OnProgress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """A cell has prefill and decode workers, or aggregated ones."""
-
-    prefill: int
-    decode: int
-    aggregated: int = 0
-
-    @property
-    def count(self) -> int:
-        return self.prefill + self.decode + self.aggregated
 
 
 @Parameter(name="*")

@@ -17,9 +17,10 @@ from rich.console import Console
 from coordinator.config import DEFAULT_HTTP_PORT
 from launch import models
 from launch.ask import ask, show_stats
-from launch.cell_flags import CellFlags, Workers
+from launch.cell_flags import CellFlags
 from launch.chat import chat_loop
 from launch.client import RequestFailed, ServerUnreachable, StreamingClient
+from launch.config import Workers
 from launch.display import CellDisplay
 from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable

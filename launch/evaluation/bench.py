@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from launch.evaluation.arrivals import Arrivals, ClosedLoop
+from launch.evaluation.campaigns.progress import Step
 from launch.evaluation.content import Content
 from launch.evaluation.live import LiveDisplay
 from launch.evaluation.opening import Opened, Systems
@@ -18,7 +19,7 @@ from launch.evaluation.results import Outcome, RequestResult
 from launch.evaluation.runner import Conditions, run_load
 from launch.evaluation.slo import Slo
 from launch.evaluation.study import Run, System
-from launch.evaluation.summary import shortened, summarise
+from launch.evaluation.summary import deviations, summarise
 from launch.evaluation.workload import Request, Workload
 from runtime.clock import Clock
 
@@ -71,9 +72,11 @@ class Bench:
         Raises:
             Stopped: now or while it ran; what was measured is among `runs`.
             NotServed: a fresh system does not answer.
+            ValueError: warm-up and cool-down would leave no request.
         """
         if self.stop.is_set():
             raise Stopped
+        self._check_window(workload, arrivals)
         opened = await self.systems.use(system)
         self.known[system] = opened.system
         if self._primed.get(system) is not opened:
@@ -94,6 +97,22 @@ class Bench:
         if self.stop.is_set():
             raise Stopped
         return run, results
+
+    def announce(self, step: Step) -> None:
+        """What a campaign is about to do."""
+        if step.run is None:
+            left = "" if step.remaining_s is None else f", {step.remaining_s:.0f} s left at most"
+            self.display.say(f"{step.campaign}: run {step.number} of {step.at_most} at most{left}")
+
+    def _check_window(self, workload: Workload, arrivals: Arrivals) -> None:
+        left_out_s = self.rules.warm_up_s + self.rules.cool_down_s
+        if isinstance(arrivals, ClosedLoop) or not left_out_s or not workload.requests:
+            return
+        span_s = workload.requests[-1].arrival_s - workload.requests[0].arrival_s
+        if span_s <= left_out_s:
+            raise ValueError(
+                f"all requests arrive within {span_s:.3g} s, and {left_out_s:g} s of warm-up and cool-down leave none"
+            )
 
     def _conditions(self) -> Conditions:
         content = Content(seed=self.rules.seed, low=self.ids[0], high=self.ids[1])
@@ -143,7 +162,8 @@ class Bench:
         )
         self.runs.append(run)
         self.results[run_id] = results
-        self._note(shortened(run, results, len(workload.requests)))
+        rules = self.rules
+        self._note(deviations(run, results, len(workload.requests), rules.warm_up_s, rules.cool_down_s))
         return run
 
     def _note(self, notes: Sequence[str]) -> None:

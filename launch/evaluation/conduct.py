@@ -6,6 +6,7 @@ written, also when it is stopped in the middle.
 
 import asyncio
 import contextlib
+import re
 import shlex
 import signal
 from collections.abc import Iterator
@@ -134,7 +135,7 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
                 display=LiveDisplay(console, clock, asked.slo.slo(), quiet=asked.quiet),
                 stop=interrupts.stop,
             )
-            session = Session(run_load=bench.run_load, at_rate=asked.load.at_rate(source))
+            session = Session(run_load=bench.run_load, progress=bench.announce, at_rate=asked.load.at_rate(source))
             interrupts.measuring = True
             with contextlib.suppress(Stopped):
                 await _measure(asked, bench, session, source)
@@ -142,7 +143,7 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
         raise asyncio.CancelledError
     study = Study(
         title=asked.title or f"{' against '.join(systems.names)}: {source.words()[0]}",
-        command=shlex.join(["kvrelay", *asked.command]),
+        command=shlex.join(["kvrelay", *without_key(asked.command)]),
         created=f"{created:%Y-%m-%dT%H:%M:%SZ}",
         version=own_version(),
         commit=commit(),
@@ -206,6 +207,12 @@ def _means(asked: Asked, specs: tuple[SystemSpec, ...], display: CellDisplay, ba
         tokenizer=asked.tokenizer,
         text_only=asked.workload.prompts is not None,
     )
+
+
+def without_key(command: tuple[str, ...]) -> list[str]:
+    """A document that is handed around must not hold the key that was typed."""
+    shown = [re.sub(r"^(--api-key=).*", r"\1...", word, flags=re.DOTALL) for word in command]
+    return ["..." if before == "--api-key" else word for before, word in zip(["", *command], shown, strict=False)]
 
 
 def _rules(asked: Asked) -> Rules:

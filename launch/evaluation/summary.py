@@ -66,13 +66,17 @@ def planned_rate(arrivals: Arrivals, requests: Sequence[Request]) -> float | Non
     return (len(requests) - 1) / span if span > 0.0 else None
 
 
-def shortened(run: Run, results: Sequence[RequestResult], planned: int) -> tuple[str, ...]:
+def deviations(
+    run: Run, results: Sequence[RequestResult], planned: int, warm_up_s: float = 0.0, cool_down_s: float = 0.0
+) -> tuple[str, ...]:
     """Notes on what differs from the plan."""
     notes = []
     if run.requests < planned:
         notes.append(
             f"{run.run_id}: stopped after {run.requests} of {planned} requests; what is missing is in no number"
         )
+    if (warm_up_s or cool_down_s) and run.measures.window == whole(results):
+        notes.append(f"{run.run_id}: warm-up and cool-down would leave nothing of it and are in its numbers")
     short = sum(
         result.outcome is Outcome.COMPLETED and len(result.token_s) < (result.asked_tokens or 0) for result in results
     )

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from launch.cell_flags import Workers
+from launch.config import Workers
 
 GRAMMAR = "1P1D, 2P1D, 'aggregated 2' (or aggregated:2), cell:NAME, or http://HOST:PORT"
 

@@ -137,7 +137,7 @@ def test_what_is_not_there_or_contradicts_itself_is_told_before_anything_starts(
     with pytest.raises(ValueError, match="--slo-ttft-ms"):
         run("1P1D", tmp_path / "2", tmp_path, campaign=CampaignFlags(goodput=True), slo=SloFlags(), load=LoadFlags())
     with pytest.raises(ValueError, match="--compare"):
-        run("1P1D", tmp_path / "3", tmp_path, campaign=CampaignFlags(regions="8x4"))
+        run("1P1D", tmp_path / "3", tmp_path, campaign=CampaignFlags(regions="8x4"), load=LoadFlags())
     with pytest.raises(ValueError, match="one name"):
         run("1P1D", tmp_path / "4", tmp_path, campaign=CampaignFlags(compare="1p1d"))
     with pytest.raises(ValueError, match="--rate"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.cell_flags import Workers
+from launch.config import Workers
 from launch.evaluation.systems import CellByName, OwnCell, SystemSpec, Url, parse_system
 
 
