@@ -33,7 +33,7 @@ from launch.evaluation.http_target import ServerUnusable
 from launch.evaluation.opening import SystemMissing
 from launch.evaluation.recording import document
 from launch.evaluation.study import Study
-from launch.evaluation.tables import print_run
+from launch.evaluation.tables import print_run, print_runs
 from launch.rundir import CellInUse, base_dir
 from launch.supervisor import CellFailed
 
@@ -159,8 +159,10 @@ def _show(outputs: Outputs, *, json: bool) -> None:
     if json:
         sys.stdout.write(msgspec.json.encode(document(study)).decode() + "\n")
         return
-    for run in study.runs:
-        print_run(console, run, study.slo)
+    if len(study.runs) > 1:
+        print_runs(console, study.runs)
+    else:
+        print_run(console, study.runs[0], study.slo)
     for line in _findings(study):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("how it was measured: " + "; ".join(study.workload), highlight=False, markup=False, soft_wrap=True)

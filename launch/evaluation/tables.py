@@ -3,7 +3,7 @@
 Its latencies with their intervals, then what the server did, then, in bold, why one should not believe it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +37,26 @@ def print_run(console: Console, run: Run, slo: Slo | None) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for complaint in complaints(run):
         console.print(f"[bold red]{complaint}[/]", highlight=False, soft_wrap=True)
+
+
+def print_runs(console: Console, runs: Sequence[Run]) -> None:
+    """One line per run, for campaigns."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("run", "requests/s", "TTFT p50/p99 ms", "TPOT p50/p99 ms", "tokens/s", "attainment", ""):
+        table.add_column(title, justify="left" if title in ("run", "") else "right", overflow="fold")
+    for run in runs:
+        measures = run.measures
+        tokens = measures.output_tokens_per_s
+        table.add_row(
+            run.run_id,
+            f"{run.rate_per_s:.4g}" if run.rate_per_s is not None else "closed loop",
+            _p50_p99(measures.ttft),
+            _p50_p99(measures.tpot),
+            f"{tokens:.4g}" if tokens is not None else "-",
+            _share(run.attainments.every) if run.attainments is not None else "-",
+            "[bold red]" + ", ".join(complaint.partition(",")[0].lower() for complaint in complaints(run)),
+        )
+    console.print(table)
 
 
 def load_words(run: Run) -> str:
@@ -92,6 +112,11 @@ def _estimate(estimate: Estimate | None, *, wide: bool) -> str:
         return text
     low, high = (f"{side * 1e3:.4g}" if side is not None else "?" for side in (estimate.low, estimate.high))
     return f"{text} ({low}-{high})"
+
+
+def _p50_p99(summary: Summary) -> str:
+    found = [summary.percentiles.get(percent) for percent in ("p50", "p99")]
+    return "/".join(f"{estimate.value * 1e3:.4g}" if estimate is not None else "-" for estimate in found)
 
 
 def _share(attainment: Attainment) -> str:
