@@ -18,12 +18,14 @@ from rich.console import Console
 from coordinator.config import DEFAULT_HTTP_PORT
 from launch import models
 from launch.ask import ask, show_stats
+from launch.cell_flags import CellFlags
 from launch.chat import chat_loop
 from launch.client import RequestFailed, ServerUnreachable, StreamingClient
-from launch.config import CellOptions, Dtype, LoadFormat
+from launch.config import Workers
 from launch.display import CellDisplay
 from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable
+from launch.evaluation.command import EXAMPLES, run_eval
 from launch.explain import CannotExplain, Explained, choose, of_cell, of_file, show
 from launch.http_options import check_port, http_config, split_limits
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
@@ -41,6 +43,7 @@ app = cyclopts.App(
 )
 model_app = cyclopts.App(name="model", help="The models on this machine.")
 app.command(model_app)
+app.command(run_eval, name="eval", help_epilogue=EXAMPLES)
 
 Name = Annotated[str, Parameter(help="Name of the cell; several can run side by side.")]
 
@@ -48,39 +51,13 @@ Name = Annotated[str, Parameter(help="Name of the cell; several can run side by 
 @app.command
 def up(  # noqa: PLR0913 - the flags of the server
     *,
-    model: Annotated[
-        str, Parameter(help="`smollm2-135m-instruct` (fetched once), a hub id, or a local Hugging Face directory.")
-    ] = models.DEFAULT_MODEL,
+    cell: CellFlags = CellFlags(),  # noqa: B008 - frozen
     prefill: Annotated[int | None, Parameter(help="Prefill workers; 1 if not given.")] = None,
     decode: Annotated[int | None, Parameter(help="Decode workers; 1 if not given.")] = None,
     aggregated: Annotated[
         int | None, Parameter(help="Instead of those: workers that compute prompts and decode, without a hand-off.")
     ] = None,
-    local_prefill_tokens: Annotated[
-        int, Parameter(help="Decode workers compute prompts up to this length themselves while they owe few tokens.")
-    ] = 0,
-    device: Annotated[
-        str, Parameter(help="`cpu`, `cuda:0`, or one per worker, comma-separated: prefill workers first.")
-    ] = "cpu",
-    dtype: Annotated[
-        Dtype, Parameter(help="Weights and KV cache; `auto` is float32 on a CPU and the model's own type on CUDA.")
-    ] = "auto",
-    load_format: Annotated[
-        LoadFormat, Parameter(help="`dummy` fills the architecture with seeded random weights, for benchmarks.")
-    ] = "auto",
-    prefill_kv_tokens: Annotated[int, Parameter(help="Tokens that the KV pool of a prefill worker holds.")] = 8192,
-    decode_kv_tokens: Annotated[int, Parameter(help="Tokens that the KV pool of a decode worker holds.")] = 16384,
-    page_tokens: Annotated[int, Parameter(help="Tokens per KV page.")] = 16,
-    max_model_len: Annotated[int | None, Parameter(help="Context limit; the model's own if not given.")] = None,
-    chunk_tokens: Annotated[int, Parameter(help="Token budget of one prefill step.")] = 512,
-    mixed_chunk_tokens: Annotated[
-        int, Parameter(help="Prompt tokens in one step of a decode worker in which somebody decodes.")
-    ] = 128,
-    max_batch: Annotated[int, Parameter(help="Sequences in one decode step.")] = 64,
     seed: Annotated[int, Parameter(help="Seed of the dummy weights.")] = 0,
-    mock: Annotated[
-        bool, Parameter(help="Same processes and transfers with an engine whose answers can be computed by hand.")
-    ] = False,
     host: Annotated[str, Parameter(help="Address of the OpenAI API; beyond this machine only with an API key.")] = (
         "127.0.0.1"
     ),
@@ -123,28 +100,8 @@ def up(  # noqa: PLR0913 - the flags of the server
             )
             check_port(host, port)
         with display:
-            directory = None if mock else models.resolve(model, _cache_dir(), display.pull_progress)
-        options = CellOptions(
-            model_dir=None if directory is None else str(directory),
-            model_name="mock" if directory is None else model,
-            prefill=workers[0],
-            decode=workers[1],
-            aggregated=workers[2],
-            local_prefill_tokens=local_prefill_tokens,
-            devices=_devices(device, sum(workers)),
-            dtype=dtype,
-            load_format=load_format,
-            seed=seed,
-            page_tokens=page_tokens,
-            prefill_kv_tokens=prefill_kv_tokens,
-            decode_kv_tokens=decode_kv_tokens,
-            max_model_len=max_model_len,
-            chunk_tokens=chunk_tokens,
-            mixed_chunk_tokens=mixed_chunk_tokens,
-            max_batch=max_batch,
-            requests=request_limits,
-            http=api,
-        )
+            directory = cell.model_dir(_cache_dir(), display.pull_progress)
+        options = cell.options(directory, workers, seed=seed, requests=request_limits, http=api)
         asyncio.run(serve(options, base_dir(os.environ), name, display, drain_timeout))
     except (CellFailed, CellInUse, ModelUnavailable, ValueError) as error:
         _end(str(error))
@@ -331,22 +288,14 @@ def _sampling(**choices: object) -> SamplingParams:
         _end(f"sampling parameters: {error}")
 
 
-def _workers(prefill: int | None, decode: int | None, aggregated: int | None) -> tuple[int, int, int]:
-    """Prefill, decode and aggregated workers: a cell has the first two kinds or the third."""
+def _workers(prefill: int | None, decode: int | None, aggregated: int | None) -> Workers:
     if aggregated is None:
-        return 1 if prefill is None else prefill, 1 if decode is None else decode, 0
+        return Workers(prefill=1 if prefill is None else prefill, decode=1 if decode is None else decode)
     if prefill is not None or decode is not None:
         _end("--aggregated workers do both: leave --prefill and --decode out")
     if aggregated < 1:
         _end(f"--aggregated {aggregated}: a cell needs at least one worker")
-    return 0, 0, aggregated
-
-
-def _devices(text: str, workers: int) -> tuple[str, ...]:
-    devices = tuple("cuda:0" if part == "cuda" else part for part in text.split(","))
-    if len(devices) not in (1, workers):
-        _end(f"--device names {len(devices)} devices for {workers} workers: give one for all, or one for each")
-    return devices
+    return Workers(prefill=0, decode=0, aggregated=aggregated)
 
 
 def _endpoint(name: str) -> str:

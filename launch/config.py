@@ -20,6 +20,18 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
 
 
+class Workers(Struct, frozen=True, kw_only=True):
+    """A cell has prefill and decode workers, or aggregated ones."""
+
+    prefill: int
+    decode: int
+    aggregated: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.prefill + self.decode + self.aggregated
+
+
 class CellOptions(Struct, frozen=True, kw_only=True):
     """The choices of `kvrelay up`."""
 

@@ -48,6 +48,10 @@ class CellDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """No more bars; lines are still printed."""
         self._progress.stop()
 
     def pull_progress(self, stage: Stage, done: int, total: int | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from launch.evaluation.arrivals import Arrivals, arrive
+from launch.evaluation.arrivals import Arrivals, TraceClock, arrive
 from launch.evaluation.draws import Purpose
 from launch.evaluation.lengths import Lengths, draw
 from launch.evaluation.scaling import UNSCALED, Scale
@@ -54,9 +54,18 @@ def synthetic(
     )
 
 
-def from_trace(records: Sequence[TraceRecord], arrivals: Arrivals, seed: int, scale: Scale = UNSCALED) -> Workload:
-    """The requests of a trace in its order, and on its clock if `arrivals` is one."""
-    starts = arrive(arrivals, len(records), seed, recorded_s=[record.at_s for record in records])
+def from_trace(
+    records: Sequence[TraceRecord], arrivals: Arrivals, seed: int, scale: Scale = UNSCALED, *, first: int = 0
+) -> Workload:
+    """The requests of a trace in its order, and on its clock if `arrivals` is one.
+
+    Args:
+        first: the index of the first of these records in the trace.
+    """
+    if isinstance(arrivals, TraceClock):
+        starts = arrive(arrivals, len(records), seed, recorded_s=[record.at_s for record in records])
+    else:
+        starts = arrive(arrivals, len(records), seed, first=first)
     return Workload(
         requests=tuple(
             Request(
@@ -67,15 +76,17 @@ def from_trace(records: Sequence[TraceRecord], arrivals: Arrivals, seed: int, sc
                 blocks=scaled.blocks,
                 block_tokens=scale.block_tokens if scaled.blocks else None,
             )
-            for index, (scaled, start) in enumerate(zip(map(scale.apply, records), starts, strict=True))
+            for index, (scaled, start) in enumerate(zip(map(scale.apply, records), starts, strict=True), start=first)
         ),
         notes=scale.notes(records),
     )
 
 
-def from_prompts(records: Sequence[PromptRecord], outputs: Lengths, arrivals: Arrivals, seed: int) -> Workload:
+def from_prompts(
+    records: Sequence[PromptRecord], outputs: Lengths, arrivals: Arrivals, seed: int, *, first: int = 0
+) -> Workload:
     """Prompts as they stand in a file; `outputs` holds for those that do not say how long their answer is."""
-    starts = arrive(arrivals, len(records), seed)
+    starts = arrive(arrivals, len(records), seed, first=first)
     return Workload(
         requests=tuple(
             Request(
@@ -84,6 +95,6 @@ def from_prompts(records: Sequence[PromptRecord], outputs: Lengths, arrivals: Ar
                 text=record.prompt,
                 output_tokens=record.output_tokens or draw(outputs, seed, Purpose.OUTPUT_LENGTH, index),
             )
-            for index, (record, start) in enumerate(zip(records, starts, strict=True))
+            for index, (record, start) in enumerate(zip(records, starts, strict=True), start=first)
         )
     )

@@ -41,16 +41,21 @@ class VirtualClock:
         heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
         await woken
 
+    def pass_unnoticed(self, seconds: float) -> None:
+        """As while somebody computes: nobody is woken."""
+        self._now += seconds
+
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass, waking each sleeper at its time."""
         end = self._now + seconds
         await turns()
         while self._sleepers and self._sleepers[0][0] <= end:
-            self._now, _, woken = heapq.heappop(self._sleepers)
+            at, _, woken = heapq.heappop(self._sleepers)
+            self._now = max(self._now, at)
             if not woken.done():
                 woken.set_result(None)
             await turns()
-        self._now = end
+        self._now = max(self._now, end)
 
 
 async def turns(count: int = 60) -> None:

@@ -1,0 +1,103 @@
+"""How many tokens arrived with each chunk of an HTTP stream?
+
+Pure. A chunk is a `data:` line of a stream of server-sent events, in the form of the OpenAI completions API. The rule,
+from sure to less sure: its token ids, the growth of its running usage, its log-probabilities, else one token if it has
+text. Where the usage at the end says another number, the tokens are spread evenly over the chunks with text, the first
+of them at the first chunk and the last of them at the last; TTFT and E2E stay what they were.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+
+class _Logprobs(Struct, frozen=True):
+    tokens: list[str] | None = None
+
+
+class _Choice(Struct, frozen=True):
+    text: str | None = None
+    token_ids: list[int] | None = None
+    logprobs: _Logprobs | None = None
+    finish_reason: str | None = None
+
+
+class Usage(Struct, frozen=True):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Chunk(Struct, frozen=True):
+    choices: list[_Choice] = []
+    usage: Usage | None = None
+    error: Any = None
+
+
+class Lines:
+    """Cuts bytes into the payloads of `data:` lines, however they are packed."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line[5:].strip() for line in lines if line.startswith(b"data:")]
+
+
+_decoder = msgspec.json.Decoder(Chunk)
+DONE = b"[DONE]"
+
+
+def decode_chunk(payload: bytes) -> Chunk:
+    """
+    Raises:
+        msgspec.DecodeError: it is not JSON of this form.
+    """
+    return _decoder.decode(payload)
+
+
+class TokenCount:
+    """Of one stream."""
+
+    def __init__(self) -> None:
+        self._content_at: list[float] = []  # of chunks with text or tokens
+        self._counted = 0
+        self.finished = False  # a finish reason has come
+        self.usage: Usage | None = None
+
+    def add(self, chunk: Chunk, at: float) -> int:
+        """Tokens that came with it."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if not chunk.choices:
+            return 0
+        choice = chunk.choices[0]
+        self.finished |= choice.finish_reason is not None
+        tokens = self._tokens(choice, chunk.usage)
+        if tokens or choice.text:
+            self._content_at.append(at)
+        self._counted += tokens
+        return tokens
+
+    def _tokens(self, choice: _Choice, usage: Usage | None) -> int:
+        if choice.token_ids is not None:
+            return len(choice.token_ids)
+        if usage is not None and usage.completion_tokens is not None:
+            return max(usage.completion_tokens - self._counted, 0)
+        if choice.logprobs is not None and choice.logprobs.tokens is not None:
+            return len(choice.logprobs.tokens)
+        return 1 if choice.text else 0
+
+    def corrected(self) -> list[float] | None:
+        """At the end: when each token arrived, by the server's own count; None where ours agrees with it."""
+        told = self.usage.completion_tokens if self.usage is not None else None
+        if told is None or told == self._counted or not self._content_at:
+            return None
+        return spread(self._content_at, told)
+
+
+def spread(chunks_at: Sequence[float], tokens: int) -> list[float]:
+    """`tokens` over these chunks, none before the first and the last in the last."""
+    return [chunks_at[token * len(chunks_at) // tokens] for token in range(tokens - 1)] + [chunks_at[-1]] * (tokens > 0)

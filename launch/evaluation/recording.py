@@ -1,0 +1,91 @@
+"""Where do the results of an evaluation lie?
+
+In one directory: `study.json`, one `{run_id}.jsonl` per run with a line per request, and the report. A run is written
+when it ends, so an evaluation that is stopped or killed keeps what it had.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from launch.evaluation.results import RequestResult, from_lines, to_lines
+from launch.evaluation.study import FORMAT, Study
+
+STUDY_FILE = "study.json"
+REPORT_FILE = "report.html"
+
+
+class Recording:
+    def __init__(self, directory: Path) -> None:
+        """
+        Raises:
+            ValueError: the directory holds a study already, or cannot be made.
+        """
+        if (directory / STUDY_FILE).exists():
+            raise ValueError(f"{directory} holds a study already; choose another directory with --output")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot write to {directory}: {error.strerror}") from error
+        self.directory = directory
+
+    def requests(self, run_id: str, results: Sequence[RequestResult]) -> None:
+        with _replacing(self.directory / f"{run_id}.jsonl") as path, path.open("wb") as file:
+            file.writelines(to_lines(results))
+
+    def study(self, study: Study) -> None:
+        with _replacing(self.directory / STUDY_FILE) as path:
+            path.write_bytes(msgspec.json.format(msgspec.json.encode(document(study)), indent=1))
+
+    def report(self, html: str) -> None:
+        with _replacing(self.directory / REPORT_FILE) as path:
+            path.write_text(html, encoding="utf-8")
+
+
+def document(study: Study) -> dict[str, Any]:
+    """The study; of a single run also the keys of `vllm bench serve`, at the top, where its readers look."""
+    told: dict[str, Any] = msgspec.to_builtins(study)
+    if len(study.runs) != 1:
+        return told
+    run = study.runs[0]
+    return {
+        "date": study.created,
+        "backend": "kvrelay",
+        "label": run.system,
+        "model_id": study.environment.get("model"),
+        **run.vllm,
+        **told,
+    }
+
+
+def load_study(directory: Path) -> tuple[Study, dict[str, list[RequestResult]]]:
+    """A study with the requests of its runs.
+
+    Raises:
+        ValueError: it is none, or of another format.
+    """
+    try:
+        study = msgspec.json.decode((directory / STUDY_FILE).read_bytes(), type=Study)
+        if study.format != FORMAT:
+            raise ValueError(f"{directory}: format {study.format}; this version reads {FORMAT}")
+        results = {}
+        for run in study.runs:
+            with (directory / f"{run.run_id}.jsonl").open("rb") as file:
+                results[run.run_id] = list(from_lines(file))
+    except OSError as error:
+        raise ValueError(f"{directory} holds no study: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"{directory}: {error}") from error
+    return study, results
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file that is whole or not there."""
+    part = path.with_name(f".{path.name}.part")
+    yield part
+    os.replace(part, path)
