@@ -111,6 +111,7 @@ def run_eval(  # noqa: PLR0913 - the flags of an evaluation
         Path | None, Parameter(group=OUTPUT, help="Directory of the results; a dated one below ./eval-results.")
     ] = None,
     title: Annotated[str | None, Parameter(group=OUTPUT, help="Of the study, for its report.")] = None,
+    report: Annotated[bool, Parameter(group=OUTPUT, help="Draw report.html in that directory.")] = True,
     quiet: Annotated[bool, Parameter(group=OUTPUT, negative="", help="No progress, only the results.")] = False,
     json: Annotated[bool, Parameter(group=OUTPUT, negative="", help="Print study.json instead of tables.")] = False,
     verbose: Annotated[bool, Parameter(group=OUTPUT, negative="", help="Show the log of every process.")] = False,
@@ -150,7 +151,16 @@ def run_eval(  # noqa: PLR0913 - the flags of an evaluation
         _end(str(error))
     except (asyncio.CancelledError, KeyboardInterrupt):
         _end("interrupted before there was a result", 130)
+    page = _draw(outputs.recording.directory) if report else None
     _show(outputs, json=json)
+    if page is not None and not json:
+        Console().print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _draw(directory: Path) -> Path:
+    from launch.evaluation.report.files import write  # noqa: PLC0415 - matplotlib takes its time
+
+    return write(directory)
 
 
 def _show(outputs: Outputs, *, json: bool) -> None:

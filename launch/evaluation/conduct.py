@@ -32,7 +32,7 @@ from launch.evaluation.live import LiveDisplay
 from launch.evaluation.opening import Means, Systems
 from launch.evaluation.recording import Recording
 from launch.evaluation.results import RequestResult
-from launch.evaluation.sources import Source, Synthetic
+from launch.evaluation.sources import NoMoreRequests, Source, Synthetic
 from launch.evaluation.study import Study
 from launch.evaluation.systems import OwnCell, SystemSpec, parse_system
 from launch.rundir import is_running
@@ -96,13 +96,21 @@ def check(asked: Asked) -> None:
     campaign, slo = asked.campaign, asked.slo.slo()
     campaign.rates()
     campaign.shapes()
-    if campaign.chooses_rates and (asked.load.rate is not None or asked.load.concurrency is not None):
-        raise ValueError("--sweep, --goodput and --regions choose their rates: leave --rate and --concurrency out")
+    if campaign.chooses_rates and not fights(asked) and asked.load.names_a_load:
+        raise ValueError(
+            "--sweep, --goodput and --regions choose their rates: leave --rate and --concurrency out, or add --compare"
+            " for runs at that load"
+        )
     if (campaign.goodput or campaign.factors()) and slo is None:
         raise ValueError("--goodput and --slo-scale need an SLO, such as --slo-ttft-ms 500 --slo-tpot-ms 50")
     source = asked.workload.source(None) if asked.workload.fit is None else None
-    if source is not None and not campaign.chooses_rates:
+    if source is not None and (fights(asked) or not campaign.chooses_rates):
         asked.load.count(source, asked.load.arrivals(source), asked.workload.seed)
+
+
+def fights(asked: Asked) -> bool:
+    """Whether two systems are compared at one load: with other campaigns only where a load is named for it."""
+    return asked.campaign.compare is not None and (asked.load.names_a_load or not asked.campaign.chooses_rates)
 
 
 async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
@@ -119,6 +127,7 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
     facts = environment(len(available_cores()))
     display = CellDisplay(console, verbose=asked.verbose)
     interrupts = _Interrupts()
+    study: Study | None = None
     with interrupts.heard(), display:
         systems = Systems(specs, _means(asked, specs, display, base, cache_dir), one_at_a_time=asked.one_at_a_time)
         async with systems:
@@ -137,17 +146,33 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
             )
             session = Session(run_load=bench.run_load, progress=bench.announce, at_rate=asked.load.at_rate(source))
             interrupts.measuring = True
-            with contextlib.suppress(Stopped):
+            try:
                 await _measure(asked, bench, session, source)
-    if not bench.runs:
+            except Stopped:
+                pass
+            except NoMoreRequests as error:
+                if not bench.runs:
+                    raise
+                bench.notes.append(f"ended early: {error}")
+            finally:
+                if bench.runs:
+                    study = _study(asked, bench, session, source, {"model": opened[0].model, **facts}, created)
+                    recording.study(study)
+    if study is None:
         raise asyncio.CancelledError
-    study = Study(
-        title=asked.title or f"{' against '.join(systems.names)}: {source.words()[0]}",
+    return Outputs(study, bench.results, recording)
+
+
+def _study(
+    asked: Asked, bench: Bench, session: Session, source: Source, facts: dict[str, str], created: datetime
+) -> Study:
+    return Study(
+        title=asked.title or f"{' against '.join(bench.systems.names)}: {source.words()[0]}",
         command=shlex.join(["kvrelay", *without_key(asked.command)]),
         created=f"{created:%Y-%m-%dT%H:%M:%SZ}",
         version=own_version(),
         commit=commit(),
-        environment={"model": opened[0].model, **facts},
+        environment=facts,
         workload=tuple(dict.fromkeys((*source.words(), *_rules_in_words(asked), *bench.notes))),
         slo=asked.slo.slo(),
         systems=tuple(bench.known.values()),
@@ -157,8 +182,6 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
         duels=tuple(session.duels),
         region_map=session.region_map,
     )
-    recording.study(study)
-    return Outputs(study, bench.results, recording)
 
 
 async def _measure(asked: Asked, bench: Bench, session: Session, source: Source) -> None:
@@ -171,18 +194,20 @@ async def _measure(asked: Asked, bench: Bench, session: Session, source: Source)
             session, source, names, SweepOptions(rates_per_s=campaign.rates(), size=size, slo=slo, slo_factors=factors)
         )
     if campaign.goodput and slo is not None:
-        await goodput(session, source, names, GoodputOptions(slo=slo, size=asked.load.size(60.0, 100)))
+        options = GoodputOptions(slo=slo, size=asked.load.size(60.0, 100), search=campaign.search())
+        await goodput(session, source, names, options)
     if campaign.regions is not None:
-        size = asked.load.size(30.0, 40)
-        options = RegionOptions(shapes=campaign.shapes(), slo=slo, size=size, pairs=campaign.pairs or 6)
-        await map_regions(session, lambda shape: _shaped(shape, asked), names[0], names[1], options)
-    if campaign.chooses_rates:
+        shapes = RegionOptions(
+            shapes=campaign.shapes(), slo=slo, size=asked.load.size(30.0, 40), pairs=campaign.pairs or 6
+        )
+        await map_regions(session, lambda shape: _shaped(shape, asked), names[0], names[1], shapes)
+    if campaign.chooses_rates and not fights(asked):
         return
     arrivals = asked.load.arrivals(source)
     count = asked.load.count(source, arrivals, asked.workload.seed)
-    if campaign.compare is not None:
-        options_of_pairs = DuelOptions(arrivals=arrivals, requests=count, slo=slo, pairs=campaign.pairs or 10)
-        await duel(session, source, names[0], names[1], options_of_pairs)
+    if fights(asked):
+        pairs = DuelOptions(arrivals=arrivals, requests=count, slo=slo, pairs=campaign.pairs or 10)
+        await duel(session, source, names[0], names[1], pairs)
         return
     workload = session.fresh(source, names, arrivals, count)
     run, results = await bench.run_load(names[0], workload, arrivals, "single")

@@ -15,6 +15,7 @@ from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Gamma, Po
 from launch.evaluation.campaigns.session import Size
 from launch.evaluation.campaigns.shapes import Shape
 from launch.evaluation.campaigns.sweep import parse_rates
+from launch.evaluation.goodput import Search
 from launch.evaluation.scaling import Scale, fit
 from launch.evaluation.slo import Slo
 from launch.evaluation.sources import Prompts, Source, Synthetic, Trace, parse_lengths, parse_scale, requests_within
@@ -162,6 +163,10 @@ class LoadFlags:
             return TraceClock(_above_0("--trace-clock", self.trace_clock))
         return self._random(_above_0("--rate", 1.0 if self.rate is None else self.rate))
 
+    @property
+    def names_a_load(self) -> bool:
+        return self.rate is not None or self.concurrency is not None
+
     def at_rate(self, source: Source) -> Callable[[float], Arrivals]:
         """For campaigns, which choose rates themselves: on the trace's clock if that was asked for."""
         if self.trace_clock is not None and isinstance(source, Trace):
@@ -229,17 +234,33 @@ class CampaignFlags:
     goodput: Annotated[
         bool, Parameter(group=CAMPAIGN, negative="", help="Search the highest rate at which 90 % keep to the SLO.")
     ] = False
+    goodput_from: Annotated[float, Parameter(group=CAMPAIGN, help="The rate that --goodput tries first.")] = 1.0
+    probes: Annotated[
+        int, Parameter(group=CAMPAIGN, help="Runs that --goodput may take for each system; few leave it unsure.")
+    ] = 24
     slo_scale: Annotated[
         str | None, Parameter(group=CAMPAIGN, help="Judge each run by so many times the SLO, too: 0.5,1,2.")
     ] = None
     compare: Annotated[
-        str | None, Parameter(group=CAMPAIGN, help="A second system; runs of both alternate on the same requests.")
+        str | None,
+        Parameter(
+            group=CAMPAIGN,
+            help="A second system for each campaign. At a --rate or --concurrency, or without other campaigns, --pairs "
+            "runs of both alternate on the same requests, and the verdict says who is better.",
+        ),
     ] = None
     pairs: Annotated[int | None, Parameter(group=CAMPAIGN, help="Of runs to compare; 10, for each shape 6.")] = None
     regions: Annotated[
         str | None,
         Parameter(group=CAMPAIGN, help="With --compare: who wins for each PROMPTxANSWER length, as 64x64,512x16."),
     ] = None
+
+    def search(self) -> Search:
+        first = _above_0("--goodput-from", self.goodput_from)
+        highest, lowest = max(10_000.0, first), min(0.01, first)
+        return Search(
+            first_per_s=first, lowest_per_s=lowest, highest_per_s=highest, probes=_above_0("--probes", self.probes)
+        )
 
     @property
     def chooses_rates(self) -> bool:

@@ -1,7 +1,8 @@
 """Where do the results of an evaluation lie?
 
-In one directory: `study.json`, one `{run_id}.jsonl` per run with a line per request, and the report. A run is written
-when it ends, so an evaluation that is stopped or killed keeps what it had.
+In one directory: `study.json`, one `{run_id}.jsonl` per run with a line per request, and the report that
+`launch.evaluation.report.files` makes of them. A run is written when it ends, so an evaluation that is stopped or
+killed keeps what it had.
 """
 
 import os
@@ -12,11 +13,10 @@ from typing import Any
 
 import msgspec
 
-from launch.evaluation.results import RequestResult, from_lines, to_lines
-from launch.evaluation.study import FORMAT, Study
+from launch.evaluation.results import RequestResult, to_lines
+from launch.evaluation.study import Study
 
 STUDY_FILE = "study.json"
-REPORT_FILE = "report.html"
 
 
 class Recording:
@@ -41,10 +41,6 @@ class Recording:
         with _replacing(self.directory / STUDY_FILE) as path:
             path.write_bytes(msgspec.json.format(msgspec.json.encode(document(study)), indent=1))
 
-    def report(self, html: str) -> None:
-        with _replacing(self.directory / REPORT_FILE) as path:
-            path.write_text(html, encoding="utf-8")
-
 
 def document(study: Study) -> dict[str, Any]:
     """The study; of a single run also the keys of `vllm bench serve`, at the top, where its readers look."""
@@ -60,27 +56,6 @@ def document(study: Study) -> dict[str, Any]:
         **run.vllm,
         **told,
     }
-
-
-def load_study(directory: Path) -> tuple[Study, dict[str, list[RequestResult]]]:
-    """A study with the requests of its runs.
-
-    Raises:
-        ValueError: it is none, or of another format.
-    """
-    try:
-        study = msgspec.json.decode((directory / STUDY_FILE).read_bytes(), type=Study)
-        if study.format != FORMAT:
-            raise ValueError(f"{directory}: format {study.format}; this version reads {FORMAT}")
-        results = {}
-        for run in study.runs:
-            with (directory / f"{run.run_id}.jsonl").open("rb") as file:
-                results[run.run_id] = list(from_lines(file))
-    except OSError as error:
-        raise ValueError(f"{directory} holds no study: {error.strerror}") from error
-    except msgspec.MsgspecError as error:
-        raise ValueError(f"{directory}: {error}") from error
-    return study, results
 
 
 @contextmanager

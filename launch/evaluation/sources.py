@@ -20,11 +20,15 @@ _Record = TypeVar("_Record")
 _Number = TypeVar("_Number", int, float)
 
 
+class NoMoreRequests(ValueError):
+    """A file of requests has been used up; no prompt is sent twice."""
+
+
 class Source(Protocol):
     def workload(self, arrivals: Arrivals, count: int, first: int) -> Workload:
         """
         Raises:
-            ValueError: the source does not hold so many.
+            NoMoreRequests: the source does not hold so many.
         """
         ...
 
@@ -80,7 +84,7 @@ class Prompts(Struct, frozen=True, kw_only=True):
 
 def _slice(records: Sequence[_Record], count: int, first: int) -> Sequence[_Record]:
     if first + count > len(records):
-        raise ValueError(f"{count} requests from number {first} on are asked for, and there are {len(records)}")
+        raise NoMoreRequests(f"{count} requests from number {first} on are asked for, and there are {len(records)}")
     return records[first : first + count]
 
 

@@ -19,7 +19,7 @@ from launch.cell_flags import CellFlags
 from launch.evaluation.conduct import Asked, Outputs, evaluate
 from launch.evaluation.flags import CampaignFlags, LoadFlags, SloFlags, WorkloadFlags
 from launch.evaluation.opening import SystemMissing
-from launch.evaluation.recording import load_study
+from launch.evaluation.report.files import load
 from launch.evaluation.results import Outcome
 from tests.support.http_cells import HostedCell, hosted, mock_http
 from tests.support.tree import ROOT
@@ -71,8 +71,8 @@ def run(system: str, output: Path, base: Path, **changes: Any) -> Outputs:
 
 def check(outputs: Outputs, output: Path) -> None:
     """What every single run leaves behind."""
-    study, results = load_study(output)
-    assert results == outputs.results
+    study, results = load(output)
+    assert results == {run_id: tuple(one) for run_id, one in outputs.results.items()}
     (one,) = study.runs
     answers = results[one.run_id]
     assert [answer.index for answer in answers] == list(range(REQUESTS)), "priming is in no result"
@@ -112,6 +112,35 @@ def test_prompts_of_a_file_go_to_a_url_as_text(cell: HostedCell, tmp_path: Path)
     assert outputs.study.runs[0].dispatch is None
 
 
+def test_a_campaign_that_has_used_up_its_file_keeps_what_it_measured(cell: HostedCell, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "abc", "output_tokens": 2}\n' * 3)
+    outputs = run(
+        cell.api,
+        tmp_path / "out",
+        tmp_path,
+        workload=WorkloadFlags(prompts=file),
+        load=LoadFlags(requests=2),
+        campaign=CampaignFlags(sweep="50,60"),
+    )
+    study, _ = load(tmp_path / "out")
+    assert len(study.runs) == 1
+    assert any(note.startswith("ended early: 2 requests from number 2 on") for note in study.workload)
+    assert outputs.study == study
+
+
+def test_a_sweep_of_two_systems_ends_with_a_duel_where_a_load_is_named(cell: HostedCell, tmp_path: Path) -> None:
+    outputs = run(
+        f"cell:{directory(cell).name}",
+        tmp_path / "out",
+        directory(cell).parent,
+        load=LoadFlags(rate=60.0, requests=3),
+        campaign=CampaignFlags(sweep="50", compare=cell.api, pairs=2),
+    )
+    assert [one.purpose for one in outputs.study.runs] == ["sweep"] * 2 + ["compare"] * 4
+    assert len(outputs.study.duels) == 1
+
+
 def test_two_cells_of_its_own_are_compared(tmp_path: Path) -> None:
     base = Path(f"/tmp/kvrelay-test-{os.getuid()}")
     outputs = run(
@@ -121,7 +150,7 @@ def test_two_cells_of_its_own_are_compared(tmp_path: Path) -> None:
         campaign=CampaignFlags(compare="aggregated:1", pairs=2),
         load=LoadFlags(rate=50.0, requests=6),
     )
-    study, results = load_study(tmp_path / "out")
+    study, results = load(tmp_path / "out")
     assert study == outputs.study
     assert [system.name for system in study.systems] == ["1P1D", "aggregated 1"]
     assert [one.system for one in study.runs] == ["1P1D", "aggregated 1", "aggregated 1", "1P1D"]
