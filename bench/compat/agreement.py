@@ -6,6 +6,7 @@ tool's own percentile is defined otherwise, or it has none, the statistic is tak
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
@@ -25,10 +26,15 @@ class Row(Struct, frozen=True, kw_only=True):
     from_records: bool  # computed of the tool's records, not told by it
     theirs_s: float
     ours_s: float
+    by_text_s: float | None  # ours, if only what shows text were a token, as the tools have it; None: to the end
 
     @property
     def agrees(self) -> bool:
         return bool(agree(self.theirs_s, self.ours_s))
+
+    @property
+    def agrees_by_text(self) -> bool:
+        return bool(agree(self.theirs_s, self.ours_s if self.by_text_s is None else self.by_text_s))
 
 
 class Widest(Struct, frozen=True, kw_only=True):
@@ -49,12 +55,14 @@ class Agreement(Struct, frozen=True, kw_only=True):
         unheard: names that the tool reports and no stream on the wire has.
         left_out: streams on the wire that the tool does not report: its probes and warm-up.
         miscounted: compared requests whose tokens by events are not those of their usage.
+        textless: compared requests with a token that shows no text.
     """
 
     compared: int
     unheard: tuple[str, ...]
     left_out: int
     miscounted: int
+    textless: int
     fewest_tokens: int
     most_tokens: int
     rows: tuple[Row, ...]
@@ -68,27 +76,36 @@ def agreement(streams: Sequence[Streamed], account: Account) -> Agreement:
     """
     named = {name: stream for stream in streams for name in stream.names}
     pairs = [(record, named[record.name]) for record in account.records if record.name in named]
-    pairs = [(record, stream) for record, stream in pairs if stream.result.outcome is Outcome.COMPLETED]
+    pairs = [
+        (record, stream)
+        for record, stream in pairs
+        if stream.result.outcome is Outcome.COMPLETED
+        and stream.shown_s  # a tool has no times of an answer without text
+    ]
     if not pairs:
         raise ValueError(f"none of {len(account.records)} reported requests is among {len(streams)} on the wire")
-    results = [stream.result for _, stream in pairs]
-    tokens = [len(result.token_s) for result in results]
+    tokens = [stream.counted for _, stream in pairs]
     return Agreement(
         compared=len(pairs),
         unheard=tuple(record.name for record in account.records if record.name not in named),
         left_out=len(streams) - len({id(named[record.name]) for record in account.records if record.name in named}),
         miscounted=sum(stream.counted != stream.told for _, stream in pairs),
+        textless=sum(len(stream.shown_s) < stream.counted for _, stream in pairs),
         fewest_tokens=min(tokens),
         most_tokens=max(tokens),
-        rows=tuple(_rows([record for record, _ in pairs], results, account)),
+        rows=tuple(_rows([record for record, _ in pairs], [stream for _, stream in pairs], account)),
         widest=tuple(_widest([(record, stream.result) for record, stream in pairs])),
     )
 
 
-def _rows(records: Sequence[Record], results: Sequence[RequestResult], account: Account) -> Iterator[Row]:
+def _rows(records: Sequence[Record], streams: Sequence[Streamed], account: Account) -> Iterator[Row]:
+    results = [stream.result for stream in streams]
     measures = measure(results)
     for quantity, read in _QUANTITIES.items():
         values = [value for record in records for value in read.theirs(record)]
+        by_text = [value for stream in streams for value in read.by_text(stream)]
+        if quantity == "itl" and not values:  # a tool without gaps weighs its means of requests by their tokens
+            by_text = [value for stream in streams for value in _tpot_by_text(stream) * (stream.counted - 1)]
         for statistic, ours_s in _ours(quantity, measures, results).items():
             told_s = account.statistics.get(quantity, {}).get(statistic)
             if told_s is None and not values:
@@ -99,6 +116,7 @@ def _rows(records: Sequence[Record], results: Sequence[RequestResult], account: 
                 from_records=told_s is None,
                 theirs_s=_statistic(values, statistic) if told_s is None else told_s,
                 ours_s=ours_s,
+                by_text_s=_statistic(by_text, statistic) if by_text else None,
             )
 
 
@@ -120,18 +138,38 @@ class _Reading(Struct, frozen=True):
 
     theirs: Callable[[Record], Sequence[float]]
     ours: Callable[[RequestResult, Latencies], Sequence[float]]
+    by_text: Callable[[Streamed], Sequence[float]]
 
 
 def _some(value: float | None) -> tuple[float, ...]:
     return () if value is None else (value,)
 
 
+def _tpot_by_text(stream: Streamed) -> tuple[float, ...]:
+    gaps = stream.counted - 1
+    return ((stream.shown_s[-1] - stream.shown_s[0]) / gaps,) if gaps > 0 else ()
+
+
 _QUANTITIES: dict[Quantity, _Reading] = {
-    "ttft": _Reading(lambda record: _some(record.ttft_s), lambda _, ours: _some(ours.ttft_s)),
-    "tpot": _Reading(lambda record: _some(record.tpot_s), lambda _, ours: _some(ours.tpot_s)),
-    "itl": _Reading(lambda record: record.gaps_s, lambda _, ours: ours.gaps_s),
-    "e2e": _Reading(lambda record: _some(record.e2e_s), lambda _, ours: _some(ours.e2e_s)),
-    "latency": _Reading(lambda record: _some(record.latency_s), lambda result, _: (result.end_s - result.sent_s,)),
+    "ttft": _Reading(
+        lambda record: _some(record.ttft_s),
+        lambda _, ours: _some(ours.ttft_s),
+        lambda stream: (stream.shown_s[0] - stream.result.sent_s,),
+    ),
+    "tpot": _Reading(lambda record: _some(record.tpot_s), lambda _, ours: _some(ours.tpot_s), _tpot_by_text),
+    "itl": _Reading(
+        lambda record: record.gaps_s,
+        lambda _, ours: ours.gaps_s,
+        lambda stream: [later - earlier for earlier, later in pairwise(stream.shown_s)],
+    ),
+    "e2e": _Reading(
+        lambda record: _some(record.e2e_s),
+        lambda _, ours: _some(ours.e2e_s),
+        lambda stream: (stream.shown_s[-1] - stream.result.sent_s,),
+    ),
+    "latency": _Reading(
+        lambda record: _some(record.latency_s), lambda result, _: (result.end_s - result.sent_s,), lambda _: ()
+    ),
 }
 
 

@@ -151,8 +151,8 @@ TOOL = Tool(
     read=read,
     account=account,
     environment={},
-    definitions="TTFT: request started, which is before its body is made and a connection is taken, to first content "
-    "at the client. What it calls ITL is our TPOT: (latency - TTFT) / (tokens - 1) of a request; mean of requests. "
+    definitions="TTFT: from before a connection is taken or made to first content at the client. What it "
+    "calls ITL is our TPOT: (latency - TTFT) / (tokens - 1) of a request, and its mean is that of requests. "
     "Our ITL is its inter-chunk latency, ICL: gaps between chunks with content, in the mean of all gaps. Its request "
     "latency is our E2E: it ends with the last content. Percentiles are NumPy's, but those of ICL, which come from a "
     "t-digest and are taken of its records here.",

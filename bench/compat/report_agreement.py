@@ -25,8 +25,9 @@ those of each event came from the server (`bench/compat/tap.py`). What it heard 
 evaluation keeps it, and `launch.evaluation.measures` makes *our* TTFT, ITL, TPOT and E2E of exactly the requests that
 the tool reports; they are found by `X-Request-ID` (aiperf) or by the id of the answer (guidellm). *Tool* is what the
 tool reports; with a star it is computed here of the requests that the tool wrote down, because its own number is
-defined otherwise or missing. *Agree* means within {share:.0%} or {ms:g} ms, whichever is more. The words and the
-differences of definition are in [metrics.md](metrics.md#as-the-client-sees-it)."""
+defined otherwise or missing. A token that shows no text is a token of ours and nothing to the tools: *by text* is
+ours without such tokens, where that differs, and is judged again. *Agree* means within {share:.0%} or {ms:g} ms,
+whichever is more. The words and the differences of definition are in [metrics.md](metrics.md#as-the-client-sees-it)."""
 
 
 def agreements(runs: Sequence[Run], added: Added) -> Iterator[str]:
@@ -35,8 +36,8 @@ def agreements(runs: Sequence[Run], added: Added) -> Iterator[str]:
     both = [(run, run.agreement) for run in runs if run.agreement is not None]
     yield from _requests(both)
     yield "\nStatistics of all these requests:\n"
-    yield "| Tool | Concurrency | What | Statistic | Tool | Ours | Difference | Agree |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| Tool | Concurrency | What | Statistic | Tool | Ours | Difference | Agree | By text | Agree by text |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for run, found in both:
         for row in found.rows:
             yield f"| {run.tool} | {run.concurrency} | {_row(row)} |"
@@ -52,25 +53,33 @@ def agreements(runs: Sequence[Run], added: Added) -> Iterator[str]:
 def _requests(both: Sequence[tuple[Run, Agreement]]) -> Iterator[str]:
     yield (
         "| Tool | Concurrency | Load average before | Requests compared | Tokens of an answer "
-        "| Events agree with usage | Reported, not heard | Heard, not reported |"
+        "| Answers with tokens that show no text | Events agree with usage "
+        "| Reported, not heard | Heard, not reported |"
     )
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for run, found in both:
         tokens = f"{found.fewest_tokens} to {found.most_tokens}"
         yield (
             f"| {run.tool} | {run.concurrency} | {run.load_average:g} | {found.compared} "
             f"| {found.fewest_tokens if found.fewest_tokens == found.most_tokens else tokens} "
-            f"| {found.compared - found.miscounted} of {found.compared} | {len(found.unheard)} | {found.left_out} |"
+            f"| {found.textless} | {found.compared - found.miscounted} of {found.compared} "
+            f"| {len(found.unheard)} | {found.left_out} |"
         )
 
 
 def _row(row: Row) -> str:
     difference_s = row.theirs_s - row.ours_s
+    same = row.by_text_s is None or _ms(row.by_text_s) == _ms(row.ours_s)
+    by_text = " | " if row.by_text_s is None or same else f"{_ms(row.by_text_s)} | {_yes(row.agrees_by_text)}"
     return (
         f"{_NAMES[row.quantity]} | {row.statistic} | {_ms(row.theirs_s)}{' *' if row.from_records else ''} "
         f"| {_ms(row.ours_s)} | {1000 * difference_s:+.2f} ms ({difference_s / row.ours_s:+.1%}) "
-        f"| {'yes' if row.agrees else '**no**'}"
+        f"| {_yes(row.agrees)} | {by_text}"
     )
+
+
+def _yes(agrees: bool) -> str:
+    return "yes" if agrees else "**no**"
 
 
 def _widest(widest: Widest) -> str:

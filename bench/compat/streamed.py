@@ -24,12 +24,14 @@ class Streamed(Struct, frozen=True, kw_only=True):
 
     Attributes:
         names: what a tool may call it: its X-Request-ID, and the id that the server gave its answer.
+        shown_s: when each event with text came, on the clock of `result`; some tokens show none.
         counted: tokens, by events.
         told: tokens, by the usage at the end; None: there was none.
     """
 
     names: frozenset[str]
     result: RequestResult
+    shown_s: tuple[float, ...]
     counted: int
     told: int | None
 
@@ -47,6 +49,7 @@ class _Delta(Struct):
 
 class _Choice(Struct):
     delta: _Delta | None = None  # of a chat
+    text: str | None = None  # of a completion
 
 
 class _Usage(Struct):
@@ -82,6 +85,7 @@ def _asked(exchange: Exchange) -> _Asked:
 
 def _read(index: int, exchange: Exchange, form: _Asked, origin_s: float) -> Streamed:
     tokens_s: list[float] = []
+    shown_s: list[float] = []
     names = {exchange.headers["x-request-id"]} if "x-request-id" in exchange.headers else set()
     usage: _Usage | None = None
     error = None
@@ -92,6 +96,7 @@ def _read(index: int, exchange: Exchange, form: _Asked, origin_s: float) -> Stre
             error = str(event.error)
             break
         tokens_s += [at_s - origin_s] * _tokens(event, len(tokens_s))
+        shown_s += [at_s - origin_s] * any(_shows_text(choice) for choice in event.choices)
         usage = event.usage or usage
     outcome, why = _outcome(exchange, error)
     return Streamed(
@@ -107,6 +112,7 @@ def _read(index: int, exchange: Exchange, form: _Asked, origin_s: float) -> Stre
             prompt_tokens=usage.prompt_tokens if usage is not None else None,
             asked_tokens=form.max_completion_tokens or form.max_tokens,
         ),
+        shown_s=tuple(shown_s),
         counted=len(tokens_s),
         told=usage.completion_tokens if usage is not None else None,
     )
@@ -130,6 +136,10 @@ def _tokens(event: _Event, before: int) -> int:
         return max(0, event.usage.completion_tokens - before)
     delta = event.choices[0].delta
     return 0 if delta is not None and delta.role is not None and not delta.content else 1
+
+
+def _shows_text(choice: _Choice) -> bool:
+    return bool(choice.text or (choice.delta is not None and choice.delta.content))
 
 
 def _outcome(exchange: Exchange, error: str | None) -> tuple[Outcome, str | None]:

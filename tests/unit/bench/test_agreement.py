@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from bench.compat import aiperf, guidellm
@@ -28,7 +29,13 @@ def stream(index: int, token_s: tuple[float, ...], outcome: Outcome = Outcome.CO
         end_s=index + token_s[-1] + 0.1,
         outcome=outcome,
     )
-    return Streamed(names=frozenset({f"n{index}", f"answer-{index}"}), result=result, counted=len(token_s), told=3)
+    return Streamed(
+        names=frozenset({f"n{index}", f"answer-{index}"}),
+        result=result,
+        shown_s=result.token_s,
+        counted=len(token_s),
+        told=3,
+    )
 
 
 def record(one: Streamed, late_s: float = 0.0) -> Record:
@@ -81,6 +88,16 @@ def test_a_mean_weighted_by_gaps_is_that_of_itl_and_not_of_tpot() -> None:
     assert row.ours_s == pytest.approx(0.15)
 
 
+def test_a_token_that_shows_no_text_is_none_to_a_tool() -> None:
+    silent = msgspec.structs.replace(LONG, shown_s=LONG.shown_s[1:])
+    later = Record(name="n1", ttft_s=0.7, tpot_s=0.6 / 4, e2e_s=1.3, gaps_s=(0.2, 0.2, 0.2))
+    both = agreement([SHORT, silent], Account(statistics={}, records=(record(SHORT), later)))
+    means = {row.quantity: row for row in both.rows if row.statistic == "mean"}
+    assert both.textless == 1
+    assert [means[name].agrees for name in ("ttft", "tpot", "itl", "e2e")] == [False, False, False, True]
+    assert all(row.agrees_by_text for row in means.values() if row.by_text_s is not None)
+
+
 def test_a_request_that_nobody_heard_is_named_and_one_that_failed_left_out() -> None:
     failed = stream(1, (0.5,), outcome=Outcome.FAILED)
     account = Account(statistics={}, records=(record(SHORT), record(failed), Record(name="else")))
@@ -129,9 +146,9 @@ def test_the_page_shows_both_sides_and_what_is_computed_here() -> None:
     added = summed(Waited(first_s=((0.1, 0.1002),) * 3, whole_s=((0.2, 0.2004),) * 3))
     assert added.rounds == 3
     text = "\n".join(agreements([run], added))
-    assert "| guidellm | 1 | 0.5 | 2 | 3 to 5 | 1 of 2 | 0 | 1 |" in text
-    assert "| guidellm | 1 | TTFT | mean | 520.00 ms | 500.00 ms | +20.00 ms (+4.0%) | **no** |" in text
-    assert "| guidellm | 1 | TTFT | p50 | 520.00 ms * | 500.00 ms | +20.00 ms (+4.0%) | **no** |" in text
+    assert "| guidellm | 1 | 0.5 | 2 | 3 to 5 | 0 | 1 of 2 | 0 | 1 |" in text
+    assert "| guidellm | 1 | TTFT | mean | 520.00 ms | 500.00 ms | +20.00 ms (+4.0%) | **no** |  |  |" in text
+    assert "| guidellm | 1 | TTFT | p50 | 520.00 ms * | 500.00 ms | +20.00 ms (+4.0%) | **no** |  |  |" in text
     assert "| guidellm | 1 | ITL | 6 of 6 | +0.00 ms | +0.00 ms: " in text
     assert "within 20 us" in text
     assert "0.20 ms (0.20 to 0.20) later" in text

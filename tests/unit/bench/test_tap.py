@@ -58,6 +58,13 @@ def test_a_stream_becomes_the_result_of_an_evaluation() -> None:
     assert one.result.token_s == (1.0, 2.0, 4.0)  # the run starts with the first request
     assert (one.result.sent_s, one.result.end_s, one.result.outcome) == (0.0, 4.0, Outcome.COMPLETED)
     assert latencies(one.result).gaps_s == (1.0, 2.0)
+    assert one.shown_s == one.result.token_s
+
+
+def test_a_token_without_text_is_a_token() -> None:
+    pieces = answer((2.0, ROLE + event("")), (3.0, event("b")), (4.0, event("")), (5.0, event(None, tokens=3) + DONE))
+    [one] = heard([Piece(1.0, request("one"))], pieces)
+    assert (one.result.token_s, one.shown_s) == ((1.0, 2.0, 3.0), (2.0,))
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
