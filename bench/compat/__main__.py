@@ -1,10 +1,11 @@
 """Do the tools that people use agree with this server about what it did?
 
-`python -m bench.compat` starts a cell with the default model as `kvrelay up` does, runs each tool against it unchanged,
-and writes docs/compatibility.md and a JSON file with every number. The machine should be idle.
+`python -m bench.compat` starts a cell with the default model as `kvrelay up` does, runs each tool against it unchanged
+and through a tap, and writes docs/compatibility.md and a JSON file with every number. The machine should be idle.
 """
 
 import asyncio
+import dataclasses
 import os
 import shlex
 import signal
@@ -12,14 +13,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import cyclopts
 import msgspec
 from cyclopts import Parameter
 
 from bench.cell import cell, model_options
-from bench.compat import aiperf, environments, guidellm, langchain, report, server
-from bench.compat.tool import Counted, Load, Run, Tool
+from bench.compat import aiperf, environments, guidellm, langchain, relaying, report, server
+from bench.compat.agreement import Agreement, agreement
+from bench.compat.exchanges import exchanges
+from bench.compat.relaying import Added
+from bench.compat.runs import Run, summed
+from bench.compat.streamed import streamed
+from bench.compat.tap import Recording, tap
+from bench.compat.tool import Counted, Load, Tool
 from bench.machine import ROOT, environment
 from coordinator.config import HttpLimits
 from launch.config import CellOptions
@@ -30,7 +38,7 @@ from launch.supervisor import CellFailed
 _PAGE = ROOT / "docs" / "compatibility.md"
 _RESULTS = ROOT / "bench" / "results"
 _TIMEOUT_S = 300
-_REQUESTS = {1: 20, 4: 32}  # by concurrency
+_LOADS = ((1, 20, 0), (4, 32, 0), (2, 32, 6))  # concurrency, requests, spread of the tokens of an answer
 _SHOWN = ("http://127.0.0.1:8000", "MODEL_DIRECTORY")
 
 Name = Literal["guidellm", "aiperf", "langchain"]
@@ -52,14 +60,15 @@ def compat(
     where = environment("python -m bench.compat" + (f" --only {only}" if only else ""))
     tools = [TOOLS[only]] if only else list(TOOLS.values())
     programs = {tool.name: environments.make(tool) for tool in tools}
-    runs = asyncio.run(_measure(tools, programs))
-    page = report.page(runs, {tool.name: tool for tool in tools}, where)
+    added, runs = asyncio.run(_measure(tools, programs))
+    page = report.page(runs, {tool.name: tool for tool in tools}, where, added)
     print(page)
     if only is None:
         _PAGE.write_text(page)
         path = _RESULTS / f"{where.date}-{where.commit}{'-dirty' if where.dirty else ''}-compat.json"
         path.write_bytes(
-            msgspec.json.format(msgspec.json.encode({"environment": where, "runs": runs}), indent=2) + b"\n"
+            msgspec.json.format(msgspec.json.encode({"environment": where, "tap": added, "runs": runs}), indent=2)
+            + b"\n"
         )
         print(f"{_PAGE.relative_to(ROOT)} and {path.relative_to(ROOT)} are written")
 
@@ -70,40 +79,56 @@ def cell_options() -> CellOptions:
     return msgspec.structs.replace(model_options(), http=http)
 
 
-async def _measure(tools: Sequence[Tool], programs: dict[str, Path]) -> list[Run]:
+async def _measure(tools: Sequence[Tool], programs: dict[str, Path]) -> tuple[Added, list[Run]]:
     runs = []
     options = cell_options()
+    print("what the tap adds ...", flush=True)
+    added = await relaying.added(options)
     async with cell(options) as running:
         url, directory = running.api or "", options.model_dir or ""
-        for tool in tools:
-            for concurrency, requests in _REQUESTS.items() if tool is not langchain.TOOL else [(1, 0)]:
-                load = Load(url, options.model_name, directory, concurrency, requests)
-                runs.append(await _run(tool, programs[tool.name], load))
-    return runs
+        address = urlsplit(url)
+        async with tap(address.hostname or "", address.port or 0) as recording:
+            for tool in tools:
+                for concurrency, requests, spread in _LOADS if tool is not langchain.TOOL else [(1, 0, 0)]:
+                    load = Load(
+                        recording.url, options.model_name, directory, concurrency, requests, output_spread=spread
+                    )
+                    runs.append(await _run(tool, programs[tool.name], load, url, recording))
+    return added, runs
 
 
-async def _run(tool: Tool, programs: Path, load: Load) -> Run:
+async def _run(tool: Tool, programs: Path, load: Load, server_url: str, recording: Recording) -> Run:
     print(f"{tool.name}, concurrency {load.concurrency} ...", flush=True)
     folder = environments.FOLDER / "runs" / f"{tool.name}-{load.concurrency}"
     _empty(folder)
-    before = await asyncio.to_thread(server.scrape, load.url)
+    busy = os.getloadavg()[0]
+    recording.clear()
+    before = await asyncio.to_thread(server.scrape, server_url)
     printed = await _printed_by(tool, programs, load, folder)
     reported = tool.read(folder, printed)
-    after = await asyncio.to_thread(server.scrape, load.url)
-    shown = Load(_SHOWN[0], load.model, _SHOWN[1], load.concurrency, load.requests)
+    after = await asyncio.to_thread(server.scrape, server_url)
+    shown = dataclasses.replace(load, url=_SHOWN[0], tokenizer=_SHOWN[1])
     return Run(
         tool=tool.name,
         version=environments.version(tool, programs),
         concurrency=load.concurrency,
+        output_spread=load.output_spread,
+        load_average=round(busy, 2),
         command=shlex.join(tool.command(shown)).replace(f"{ROOT}/", ""),
         reported=reported,
         server=_measured(server.counted(before, after), reported),
+        agreement=_agreement(tool, folder, recording),
+        relaying=summed(recording.relayed_s),
     )
+
+
+def _agreement(tool: Tool, folder: Path, recording: Recording) -> Agreement | None:
+    return None if tool.account is None else agreement(streamed(exchanges(recording.wires)), tool.account(folder))
 
 
 def _measured(ours: Counted, theirs: Counted) -> Counted:
     """Without the times that the tool does not measure."""
-    return ours if theirs.ttft_s is not None else msgspec.structs.replace(ours, ttft_s=None, itl_s=None)
+    return ours if theirs.ttft_s is not None else msgspec.structs.replace(ours, ttft_s=None, itl_s=None, tpot_s=None)
 
 
 def _empty(folder: Path) -> None:

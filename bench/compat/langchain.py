@@ -52,6 +52,7 @@ TOOL = Tool(
     package="langchain-openai",
     command=command,
     read=read,
+    account=None,
     environment={},
     definitions="Measures no times. Counts are the sums of `usage_metadata`.",
     notes="Streams carry usage only with `stream_usage=True`.",

@@ -5,7 +5,10 @@ Pure: runs to Markdown.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from bench.compat.tool import ALLOWED_S, ALLOWED_SHARE, OUTPUT_TOKENS, PROMPT_TOKENS, Run, Tool, agree
+from bench.compat.relaying import Added
+from bench.compat.report_agreement import agreements
+from bench.compat.runs import Run
+from bench.compat.tool import ALLOWED_S, ALLOWED_SHARE, OUTPUT_TOKENS, PROMPT_TOKENS, Tool, agree
 from bench.machine import Environment
 
 _HEAD = """# Compatibility
@@ -19,15 +22,16 @@ measures at the coordinator, from `submit` to a token's arrival there. What a to
 the prompt, the network, and the tool itself, which runs on the same cores as the cell;
 [experiments.md](experiments.md#what-lies-between-the-coordinator-and-a-benchmark-tool) takes that apart.
 
-Each prompt has {prompt} tokens of text, to which the model's chat template adds its own; an answer has {output} tokens.
+Each prompt has {prompt} tokens of text, to which the model's chat template adds its own; an answer has {output} tokens,
+or, where that is said, lengths that the tool draws around it.
 """
 
 
-def page(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment) -> str:
-    return "\n".join(_lines(runs, tools, where)) + "\n"
+def page(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment, added: Added) -> str:
+    return "\n".join(_lines(runs, tools, where, added)) + "\n"
 
 
-def _lines(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment) -> Iterator[str]:
+def _lines(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment, added: Added) -> Iterator[str]:
     yield _HEAD.format(share=ALLOWED_SHARE, ms=1000 * ALLOWED_S, prompt=PROMPT_TOKENS, output=OUTPUT_TOKENS)
     dirty = " with local changes" if where.dirty else ""
     yield (
@@ -46,11 +50,12 @@ def _lines(runs: Sequence[Run], tools: Mapping[str, Tool], where: Environment) -
             f"| {run.tool} | {run.concurrency} | {requests} | {theirs.prompt_tokens}, {ours.prompt_tokens} "
             f"| {theirs.completion_tokens}, {ours.completion_tokens} | {_yes(run.tokens_agree)} |"
         )
-    yield "\n## Times\n"
+    yield "\n## Times, beside the server's own\n"
     yield "| Tool | Concurrency | What | Tool | Server | Difference | Agree |"
     yield "|---|---|---|---|---|---|---|"
     for run in runs:
         yield from _times(run)
+    yield from agreements(runs, added)
     yield from _calls(runs)
     yield "\n## Commands and definitions"
     for run in runs:
@@ -63,6 +68,7 @@ def _times(run: Run) -> Iterator[str]:
     for what, theirs, ours in (
         ("TTFT", run.reported.ttft_s, run.server.ttft_s),
         ("ITL", run.reported.itl_s, run.server.itl_s),
+        ("TPOT", run.reported.tpot_s, run.server.tpot_s),
     ):
         if theirs is not None and ours is not None:
             difference = f"{1000 * (theirs - ours):+.2f} ms ({(theirs - ours) / ours:+.1%})"

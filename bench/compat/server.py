@@ -11,6 +11,7 @@ from bench.compat.tool import Counted
 
 _TTFT = "kvrelay_time_to_first_token_seconds"
 _ITL = "kvrelay_inter_token_latency_seconds"
+_TPOT = "kvrelay_time_per_output_token_seconds"
 _FINISHED = ("stop", "length")
 
 
@@ -45,4 +46,5 @@ def counted(before: dict[str, float], after: dict[str, float]) -> Counted:
         completion_tokens=round(grown("kvrelay_generated_tokens_total")),
         ttft_s=mean(_TTFT),
         itl_s=mean(_ITL),
+        tpot_s=mean(_TPOT),
     )
