@@ -141,7 +141,9 @@ class LoadFlags:
         ),
     ] = None
     requests: Annotated[int | None, Parameter(group=LOAD, help="How many; 100 if --duration says nothing else.")] = None
-    duration: Annotated[float | None, Parameter(group=LOAD, help="Or: seconds of arrivals.")] = None
+    duration: Annotated[
+        float | None, Parameter(group=LOAD, help="Seconds of arrivals; with --requests, so many at least.")
+    ] = None
 
     def arrivals(self, source: Source) -> Arrivals:
         """
@@ -183,9 +185,8 @@ class LoadFlags:
         recorded = [record.at_s for record in source.records] if isinstance(source, Trace) else []
         count = self.requests
         if self.duration is not None:
-            if count is not None:
-                raise ValueError("--requests and --duration: one of them")
-            count = requests_within(_above_0("--duration", self.duration), arrivals, seed, recorded)
+            within = requests_within(_above_0("--duration", self.duration), arrivals, seed, recorded)
+            count = within if count is None else max(count, within)
         if count is None:
             count = _DEFAULT_REQUESTS if records is None else min(len(records), _DEFAULT_REQUESTS)
         return _above_0("--requests", count)

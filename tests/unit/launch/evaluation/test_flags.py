@@ -93,8 +93,8 @@ def test_a_duration_is_the_requests_that_arrive_in_it() -> None:
         LoadFlags(duration=1.0).count(SOURCE, ClosedLoop(2), 0)
     with pytest.raises(ValueError, match="no request"):
         LoadFlags(duration=1e-6).count(SOURCE, Poisson(1.0), 0)
-    with pytest.raises(ValueError, match="one of them"):
-        LoadFlags(duration=1.0, requests=3).count(SOURCE, Poisson(1.0), 0)
+    both = LoadFlags(rate=10.0, duration=30.0, requests=400, constant=True)
+    assert both.count(SOURCE, Constant(10.0), 0) == 400, "the requests are the fewest that are enough"
 
 
 def test_a_trace_is_sliced_fitted_and_goes_on_from_any_request(tmp_path: Path) -> None:
