@@ -22,6 +22,11 @@ from runtime.clock import Clock
 MOST_BYTES_AHEAD = 256 << 20
 """Of requests made before their time. What does not fit is made during the run, right after another has left."""
 
+AT_ONCE = 64
+"""Requests that are sent before others run, in a burst or by a client that is late: tokens have to get their time, and
+who wants to stop has to be heard. That is some 5 ms. Of a burst that is split, the rest waits while the first answers
+are read: with fewer, one of 50 requests lagged by more than `launch.evaluation.load:LAG_LIMIT_S`."""
+
 _GC_THRESHOLDS = (20_000, 50, 1_000)
 
 
@@ -57,6 +62,8 @@ async def run_load(
     """The results in the order in which the requests end; times in seconds since the start of the run."""
     ahead = _Ahead(target, workload.requests, conditions)
     await ahead.fill()
+    if conditions.stop.is_set():
+        return []
     with _quiet_collector():
         run = _Run(target, ahead, conditions, watch)
         return await run.through(arrivals.concurrency if isinstance(arrivals, ClosedLoop) else None)
@@ -74,8 +81,9 @@ class _Ahead:
         self._bytes = 0
 
     async def fill(self) -> None:
-        """Lets others run in between: connections have to be kept alive."""
-        while self._bytes < self._conditions.bytes_ahead and self._make():
+        """Lets others run in between: connections have to be kept alive, and who wants to stop has to be heard."""
+        stop = self._conditions.stop
+        while not stop.is_set() and self._bytes < self._conditions.bytes_ahead and self._make():
             await self._conditions.clock.sleep(0.0)
 
     def __iter__(self) -> Iterator[tuple[Request, bytes]]:
@@ -145,10 +153,14 @@ class _Run:
         self._over.set()
 
     async def _open_loop(self, group: asyncio.TaskGroup) -> None:
+        unsent = 0
         for request, body in self._requests:
-            while (early_s := self._start + request.arrival_s - self._clock.now()) > 0.0:
-                await self._clock.sleep(early_s)  # timers of a loop may fire up to a millisecond early
-            group.create_task(self._ask(self._open(request, self._start + request.arrival_s), body))
+            due = self._start + request.arrival_s
+            while (early_s := due - self._clock.now()) > 0.0 or unsent == AT_ONCE:
+                await self._clock.sleep(max(early_s, 0.0))  # timers of a loop may fire up to a millisecond early
+                unsent = 0
+            group.create_task(self._ask(self._open(request, due), body))
+            unsent += 1
 
     async def _lane(self) -> None:
         """One after the other; all lanes take from one queue."""

@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import pytest
 
-from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Poisson
+from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Poisson, TraceClock
 from launch.evaluation.content import Content
 from launch.evaluation.lengths import Fixed
 from launch.evaluation.load import dispatch
 from launch.evaluation.results import Outcome, RequestResult
-from launch.evaluation.runner import Conditions, Watch, run_load
+from launch.evaluation.runner import AT_ONCE, Conditions, Watch, run_load
 from launch.evaluation.targets import Reply
 from launch.evaluation.workload import Request, Workload, synthetic
 from tests.support.handoff import VirtualClock
@@ -149,6 +149,54 @@ def test_a_run_that_is_stopped_keeps_what_it_has() -> None:
     results = sorted(asyncio.run(stopped()), key=lambda one: one.index)
     assert [one.outcome for one in results] == [Outcome.COMPLETED, Outcome.COMPLETED, Outcome.CUT_OFF]
     assert len(target.cancelled) == 1
+
+
+BURST = Workload(
+    requests=tuple(Request(index=number, arrival_s=0.0, output_tokens=2, prompt_tokens=8) for number in range(200))
+)
+
+
+def test_a_burst_is_sent_while_it_is_made() -> None:
+    target = ScriptedTarget(VirtualClock())
+    unsent: list[int] = []
+    watch = Watch(sent=lambda request: unsent.append(request.index - len(target.seen)))
+    conditions = Conditions(content=CONTENT, clock=target.clock)
+    in_virtual_time(target.clock, run_load(target, BURST, TraceClock(), conditions, watch))
+    assert len(unsent) == 200
+    assert max(unsent) < AT_ONCE
+
+
+def test_a_stop_is_heard_amid_a_burst() -> None:
+    stop = asyncio.Event()
+
+    class Stopping(ScriptedTarget):
+        async def ask(self, request: bytes, reply: Reply) -> None:
+            if len(self.seen) == 3:
+                stop.set()
+            await super().ask(request, reply)
+
+    target = Stopping(VirtualClock())
+    conditions = Conditions(content=CONTENT, clock=target.clock, stop=stop)
+    results = in_virtual_time(target.clock, run_load(target, BURST, TraceClock(), conditions))
+    assert 4 <= len(results) <= 2 * AT_ONCE
+    assert {one.outcome for one in results} == {Outcome.CUT_OFF}
+
+
+def test_a_stop_is_heard_while_requests_are_made_ahead() -> None:
+    stop = asyncio.Event()
+    made: list[int] = []
+
+    class Stopping(ScriptedTarget):
+        def encode(self, prompt: str | Sequence[int], output_tokens: int) -> bytes:
+            made.append(len(prompt))
+            if len(made) == 3:
+                stop.set()
+            return super().encode(prompt, output_tokens)
+
+    target = Stopping(VirtualClock())
+    conditions = Conditions(content=CONTENT, clock=target.clock, stop=stop)
+    assert in_virtual_time(target.clock, run_load(target, BURST, TraceClock(), conditions)) == []
+    assert (len(made), target.seen) == (3, [])
 
 
 def test_a_defect_of_the_target_is_not_taken_for_an_answer() -> None:
