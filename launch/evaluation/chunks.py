@@ -2,8 +2,10 @@
 
 Pure. A chunk is a `data:` line of a stream of server-sent events, in the form of the OpenAI completions API. The rule,
 from sure to less sure: its token ids, the growth of its running usage, its log-probabilities, else one token if it has
-text. Where the usage at the end says another number, the tokens are spread evenly over the chunks with text, the first
-of them at the first chunk and the last of them at the last; TTFT and E2E stay what they were.
+text. Usage is running if every chunk so far that brought text had one: some servers put the sum on their last chunk,
+whose tokens came long before. Where the usage at the end says another number, the tokens are spread evenly over the
+chunks with text, the first of them at the first chunk and the last of them at the last; TTFT and E2E stay what they
+were. A single token came with the first.
 """
 
 from collections.abc import Sequence
@@ -64,6 +66,7 @@ class TokenCount:
     def __init__(self) -> None:
         self._content_at: list[float] = []  # of chunks with text or tokens
         self._counted = 0
+        self._running: bool | None = None  # whether usage is; None: no chunk with text has said
         self.finished = False  # a finish reason has come
         self.usage: Usage | None = None
 
@@ -84,8 +87,11 @@ class TokenCount:
     def _tokens(self, choice: _Choice, usage: Usage | None) -> int:
         if choice.token_ids is not None:
             return len(choice.token_ids)
-        if usage is not None and usage.completion_tokens is not None:
-            return max(usage.completion_tokens - self._counted, 0)
+        told = usage.completion_tokens if usage is not None else None
+        if choice.text or (told and choice.finish_reason is None):
+            self._running = told is not None and self._running is not False
+        if self._running and told is not None:
+            return max(told - self._counted, 0)
         if choice.logprobs is not None and choice.logprobs.tokens is not None:
             return len(choice.logprobs.tokens)
         return 1 if choice.text else 0
@@ -99,5 +105,7 @@ class TokenCount:
 
 
 def spread(chunks_at: Sequence[float], tokens: int) -> list[float]:
-    """`tokens` over these chunks, none before the first and the last in the last."""
+    """`tokens` over these chunks, the first in the first of them and the last of several in the last."""
+    if tokens == 1:
+        return [chunks_at[0]]
     return [chunks_at[token * len(chunks_at) // tokens] for token in range(tokens - 1)] + [chunks_at[-1]] * (tokens > 0)

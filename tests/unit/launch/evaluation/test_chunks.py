@@ -36,6 +36,31 @@ def test_then_the_running_usage() -> None:
     assert tokens == [1, 3]
 
 
+def test_running_usage_knows_of_tokens_without_text() -> None:
+    counted, tokens = count(
+        chunk({"completion_tokens": 0}, text=""),
+        chunk({"completion_tokens": 1}, text=""),
+        chunk({"completion_tokens": 3}, text="a"),
+        chunk({"completion_tokens": 4}, text="", finish_reason="stop"),
+    )
+    assert tokens == [0, 1, 2, 1]
+    assert counted.corrected() is None
+
+
+@pytest.mark.parametrize("last", ["", "d"])
+@pytest.mark.parametrize("first", [None, {"completion_tokens": 0}])
+def test_usage_on_the_last_chunk_is_that_of_all(first: dict[str, int] | None, last: str) -> None:
+    """Its tokens came with the chunks before it, and not all at once at the end."""
+    counted, tokens = count(
+        chunk(first, text=""),
+        chunk(text="a"),
+        chunk(text="bc"),
+        chunk({"completion_tokens": 6}, text=last, finish_reason="stop"),
+    )
+    assert tokens == [0, 1, 1, len(last)]
+    assert counted.corrected() == ([1.0, 1.0, 2.0, 2.0, 3.0, 3.0] if last else [1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
+
+
 def test_then_log_probabilities_then_one_per_text() -> None:
     _, tokens = count(chunk(text="ab", logprobs={"tokens": ["a", "b"]}), chunk(text="c"), chunk(text=""))
     assert tokens == [2, 1, 0]
@@ -53,11 +78,11 @@ def test_a_usage_that_agrees_corrects_nothing() -> None:
     assert counted.finished
 
 
-@pytest.mark.parametrize(("chunks", "tokens"), [(1, 1), (1, 5), (3, 2), (3, 3), (3, 4), (4, 9), (7, 100)])
+@pytest.mark.parametrize(("chunks", "tokens"), [(1, 1), (3, 1), (1, 5), (3, 2), (3, 3), (3, 4), (4, 9), (7, 100)])
 def test_spreading_keeps_the_first_and_the_last_time(chunks: int, tokens: int) -> None:
     times = [float(at) for at in range(chunks)]
     at = spread(times, tokens)
     assert len(at) == tokens
     assert at == sorted(at)
-    assert at[-1] == times[-1]
-    assert at[0] == (times[0] if tokens > 1 else times[-1])
+    assert at[0] == times[0]
+    assert at[-1] == (times[-1] if tokens > 1 else times[0])
