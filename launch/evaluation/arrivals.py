@@ -37,6 +37,15 @@ class TraceClock(Struct, frozen=True, tag="trace-clock"):
     speed: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
 
 
+class TraceRate(Struct, frozen=True, tag="trace-rate"):
+    """As recorded, at the one speed at which the requests of this run have this mean rate.
+
+    The parts of a trace have rates of their own, which may be several times that of the whole.
+    """
+
+    rate_per_s: Rate
+
+
 class ClosedLoop(Struct, frozen=True, tag="closed-loop"):
     """Every request may start at once; `concurrency` of them are under way at any time."""
 
@@ -44,7 +53,7 @@ class ClosedLoop(Struct, frozen=True, tag="closed-loop"):
 
 
 RandomArrivals = Poisson | Gamma | Constant
-Arrivals = RandomArrivals | TraceClock | ClosedLoop
+Arrivals = RandomArrivals | TraceClock | TraceRate | ClosedLoop
 
 
 def arrive(
@@ -54,13 +63,17 @@ def arrive(
 
     Args:
         first: the index of the first request; the gaps of a run that goes on elsewhere are drawn anew.
-        recorded_s: when the requests of a trace arrived; only `TraceClock` looks at it.
+        recorded_s: when the requests of a trace arrived; only `TraceClock` and `TraceRate` look at it.
+
+    Raises:
+        ValueError: the trace has fewer requests; or these have no rate.
     """
     match arrivals:
-        case TraceClock(speed=speed):
+        case TraceClock() | TraceRate():
             recorded = recorded_s[first : first + count]
             if len(recorded) < count:
                 raise ValueError(f"the trace has {len(recorded)} arrivals from request {first} on, not {count}")
+            speed = arrivals.speed if isinstance(arrivals, TraceClock) else _speed_for(arrivals.rate_per_s, recorded)
             return tuple((at - recorded[0]) / speed for at in recorded)
         case ClosedLoop():
             return (0.0,) * count
@@ -69,11 +82,17 @@ def arrive(
             return tuple(at / arrivals.rate_per_s for at in sums)
 
 
-def speed_for(rate_per_s: float, recorded_s: Sequence[float]) -> TraceClock:
-    """The trace clock at which these arrivals have this mean rate."""
+def _speed_for(rate_per_s: float, recorded_s: Sequence[float]) -> float:
+    """How many times as fast as recorded these arrivals have this mean rate.
+
+    Raises:
+        ValueError: they are at one time.
+    """
     if len(recorded_s) < 2 or recorded_s[-1] <= recorded_s[0]:
-        raise ValueError("a trace without duration has no rate")
-    return TraceClock(speed=rate_per_s * (recorded_s[-1] - recorded_s[0]) / (len(recorded_s) - 1))
+        raise ValueError(
+            f"{len(recorded_s)} of the trace's requests that arrive at one time have no rate: more of them in a run may"
+        )
+    return rate_per_s * (recorded_s[-1] - recorded_s[0]) / (len(recorded_s) - 1)
 
 
 def _unit_gap(arrivals: RandomArrivals, seed: int, index: int) -> float:

@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 
 from cyclopts import Group, Parameter
 
-from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Gamma, Poisson, TraceClock, speed_for
+from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Gamma, Poisson, TraceClock, TraceRate
 from launch.evaluation.campaigns.session import Size
 from launch.evaluation.campaigns.shapes import Shape
 from launch.evaluation.campaigns.sweep import parse_rates
@@ -171,10 +171,7 @@ class LoadFlags:
 
     def at_rate(self, source: Source) -> Callable[[float], Arrivals]:
         """For campaigns, which choose rates themselves: on the trace's clock if that was asked for."""
-        if self.trace_clock is not None and isinstance(source, Trace):
-            recorded = [record.at_s for record in source.records]
-            return lambda rate_per_s: speed_for(rate_per_s, recorded)
-        return self._random
+        return TraceRate if self.trace_clock is not None and isinstance(source, Trace) else self._random
 
     def count(self, source: Source, arrivals: Arrivals, seed: int) -> int:
         """

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from launch.evaluation.arrivals import Arrivals, TraceClock, arrive
+from launch.evaluation.arrivals import Arrivals, TraceClock, TraceRate, arrive
 from launch.evaluation.draws import Purpose
 from launch.evaluation.lengths import Lengths, draw
 from launch.evaluation.scaling import UNSCALED, Scale
@@ -62,7 +62,7 @@ def from_trace(
     Args:
         first: the index of the first of these records in the trace.
     """
-    if isinstance(arrivals, TraceClock):
+    if isinstance(arrivals, TraceClock | TraceRate):
         starts = arrive(arrivals, len(records), seed, recorded_s=[record.at_s for record in records])
     else:
         starts = arrive(arrivals, len(records), seed, first=first)

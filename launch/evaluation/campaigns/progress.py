@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 from msgspec.structs import replace
 
-from launch.evaluation.arrivals import Arrivals, ClosedLoop, TraceClock
+from launch.evaluation.arrivals import Arrivals, ClosedLoop, TraceClock, TraceRate
 from launch.evaluation.study import Run
 
 
@@ -70,6 +70,8 @@ def load_in_words(arrivals: Arrivals) -> str:
             return f"{concurrency} request{'s' if concurrency > 1 else ''} at a time"
         case TraceClock(speed=speed):
             return f"the trace at {speed:.4g} times its speed"
+        case TraceRate(rate_per_s=rate):
+            return f"{rate:.4g} requests/s on the trace's clock"
         case _:
             return f"{arrivals.rate_per_s:.4g} requests/s"
 

@@ -57,7 +57,7 @@ class Session:
 
     run_load: RunLoad
     progress: Progress = ignore
-    at_rate: Callable[[float], Arrivals] = Poisson  # what to ask for at a rate; of a trace, its clock
+    at_rate: Callable[[float], Arrivals] = Poisson  # what to ask for at a rate
     runs: list[Run] = field(default_factory=list)
     goodputs: list[Goodput] = field(default_factory=list)
     slo_scales: list[SloScale] = field(default_factory=list)

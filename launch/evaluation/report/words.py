@@ -5,7 +5,7 @@ Pure. Three digits that count, a unit, and the interval in parentheses; what the
 
 import math
 
-from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Gamma, Poisson, TraceClock
+from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Gamma, Poisson, TraceClock, TraceRate
 from launch.evaluation.intervals import Estimate
 from launch.evaluation.slo import Attainment, Slo
 
@@ -74,6 +74,8 @@ def load(arrivals: Arrivals, rate_per_s: float | None) -> str:
             kind = "even gaps"
         case TraceClock(speed=speed):
             kind = f"as recorded, {planned(speed)} x as fast"
+        case TraceRate():
+            kind = "on the trace's clock"
     return f"{planned(rate_per_s)} requests/s ({kind})"
 
 

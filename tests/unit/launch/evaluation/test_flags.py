@@ -112,6 +112,21 @@ def test_a_trace_is_sliced_fitted_and_goes_on_from_any_request(tmp_path: Path) -
         source.workload(Poisson(1.0), 3, 1)
 
 
+def test_a_campaign_on_the_clock_of_a_trace_offers_the_rate_that_it_asks_for(tmp_path: Path) -> None:
+    """The first half of the trace comes at one a second, the other at a hundred."""
+    file = tmp_path / "trace.jsonl"
+    at_ms = [1000 * number for number in range(20)] + [20_000 + 10 * number for number in range(20)]
+    record = {"input_length": 512, "output_length": 64, "hash_ids": [0]}
+    file.write_text("\n".join(json.dumps({"timestamp": at, **record}) for at in at_ms))
+    source = WorkloadFlags(mooncake=file).source(None)
+    at_rate = LoadFlags(trace_clock=1.0).at_rate(source)
+    for first in (0, 20):
+        starts = [request.arrival_s for request in source.workload(at_rate(4.0), 20, first).requests]
+        assert 19 / (starts[-1] - starts[0]) == pytest.approx(4.0)
+    assert LoadFlags().at_rate(source)(4.0) == Poisson(4.0)
+    assert LoadFlags(trace_clock=1.0).at_rate(SOURCE)(4.0) == Poisson(4.0)
+
+
 def test_workloads_that_contradict_themselves(tmp_path: Path) -> None:
     trace = mooncake(tmp_path)
     for flags, context, why in (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type information
 
-from launch.evaluation.arrivals import ClosedLoop, Constant, Gamma, Poisson, TraceClock, arrive, speed_for
+from launch.evaluation.arrivals import ClosedLoop, Constant, Gamma, Poisson, TraceClock, TraceRate, arrive
 from launch.evaluation.content import Content, prompt_ids
 from launch.evaluation.draws import Purpose, stream
 from launch.evaluation.lengths import Fixed, Lengths, LogNormal, Uniform, draw
@@ -70,13 +70,18 @@ def test_a_seed_means_the_same_process_at_every_rate() -> None:
 def test_the_clock_of_a_trace_is_stretched() -> None:
     recorded = [10.0, 10.0, 12.0, 20.0]
     assert arrive(TraceClock(speed=2.0), 4, seed=1, recorded_s=recorded) == (0.0, 0.0, 1.0, 5.0)
-    clock = speed_for(3.0, recorded)  # 3 gaps in 10 s are 0.3/s
-    assert clock.speed == pytest.approx(10.0)
-    with pytest.raises(ValueError, match="no rate"):
-        speed_for(3.0, [5.0, 5.0])
     with pytest.raises(ValueError, match="the trace has 4 arrivals"):
         arrive(TraceClock(), 5, seed=1, recorded_s=recorded)
     assert arrive(ClosedLoop(concurrency=2), 3, seed=1) == (0.0, 0.0, 0.0)
+
+
+def test_the_clock_of_a_trace_is_stretched_to_a_rate_of_the_requests_that_are_sent() -> None:
+    recorded = [10.0, 10.0, 12.0, 20.0, 21.0, 23.0]  # 3 gaps in 10 s are 0.3/s, 2 gaps in 3 s 0.67/s
+    assert arrive(TraceRate(3.0), 4, seed=1, recorded_s=recorded) == pytest.approx((0.0, 0.0, 0.2, 1.0))
+    assert arrive(TraceRate(2.0), 3, seed=1, first=3, recorded_s=recorded) == pytest.approx((0.0, 1 / 3, 1.0))
+    for count in (1, 2):
+        with pytest.raises(ValueError, match=f"{count} of the trace's requests .* no rate"):
+            arrive(TraceRate(3.0), count, seed=1, recorded_s=recorded)
 
 
 def test_no_draw_depends_on_another() -> None:
