@@ -1,4 +1,4 @@
-"""How long does a bare socket wait for an answer, by two ways in turn?
+"""How long does a bare socket wait for an answer, by two ways that alternate, A B B A?
 
 A process of its own, as the tools are; started by `bench.compat.relaying`. One connection per way, kept open; times
 from the send to the first event and to the end, on this process's clock.
@@ -17,7 +17,7 @@ _TIMEOUT_S = 60.0
 
 
 class Ways(Struct, frozen=True):
-    """One request to each port in turn, `rounds` times."""
+    """One request to each port, `rounds` times; who is first alternates, since the second finds the server warmer."""
 
     ports: tuple[int, int]
     path: str
@@ -26,7 +26,7 @@ class Ways(Struct, frozen=True):
 
 
 class Waited(Struct, frozen=True):
-    """Seconds, one pair per round."""
+    """Seconds, one pair per round, in the order of the ports."""
 
     first_s: tuple[tuple[float, float], ...]
     whole_s: tuple[tuple[float, float], ...]
@@ -41,10 +41,12 @@ def wait(ways: Ways) -> Waited:
     connections = [socket.create_connection(("127.0.0.1", port), _TIMEOUT_S) for port in ways.ports]
     for connection in connections:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    rounds = [
-        [_once(*pair) for pair in zip(connections, requests, strict=True)]
-        for _ in range(ways.rounds + 1)  # the first makes the connections of the tap, and is left out
-    ][1:]
+    rounds = []
+    for number in range(ways.rounds + 1):  # the first makes the connections of the tap, and is left out
+        order = (0, 1) if number % 2 == 0 else (1, 0)
+        waited = {way: _once(connections[way], requests[way]) for way in order}
+        rounds.append((waited[0], waited[1]))
+    del rounds[0]
     for connection in connections:
         connection.close()
     return Waited(

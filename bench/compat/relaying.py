@@ -1,7 +1,8 @@
 """What does the tap add to a request?
 
-The same request to a cell with the mock engine, whose steps take a fixed time, directly and through a tap, in turn; the
-client is a bare socket in a process of its own. The difference is one more process to be woken for each piece.
+The same request to a cell with the mock engine, whose steps take a fixed time, directly and through a tap, in turn (A B
+B A); the client is a bare socket in a process of its own. The difference is one more process to be woken for each
+piece.
 """
 
 from urllib.parse import urlsplit
