@@ -1,11 +1,11 @@
 """How many tokens arrived with each chunk of an HTTP stream?
 
-Pure. A chunk is a `data:` line of a stream of server-sent events, in the form of the OpenAI completions API. The rule,
-from sure to less sure: its token ids, the growth of its running usage, its log-probabilities, else one token if it has
-text. Usage is running if every chunk so far that brought text had one: some servers put the sum on their last chunk,
-whose tokens came long before. Where the usage at the end says another number, the tokens are spread evenly over the
-chunks with text, the first of them at the first chunk and the last of them at the last; TTFT and E2E stay what they
-were. A single token came with the first.
+Pure. A chunk is a `data:` line of a stream of server-sent events, in the form of the OpenAI API, of a completion or of
+a chat. The rule, from sure to less sure: its token ids, the growth of its running usage, its log-probabilities, else
+one token if it has text. Usage is running if every chunk so far that brought text had one: some servers put the sum on
+their last chunk, whose tokens came long before. Where the usage at the end says another number, the tokens are spread
+evenly over the chunks with text, the first of them at the first chunk and the last of them at the last; TTFT and E2E
+stay what they were. A single token came with the first.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,20 @@ class _Logprobs(Struct, frozen=True):
     tokens: list[str] | None = None
 
 
+class _Delta(Struct, frozen=True):
+    content: str | None = None
+
+
 class _Choice(Struct, frozen=True):
-    text: str | None = None
+    text: str | None = None  # of a completion
+    delta: _Delta | None = None  # of a chat
     token_ids: list[int] | None = None
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
+
+    @property
+    def shown(self) -> str | None:
+        return self.delta.content if self.delta is not None else self.text
 
 
 class Usage(Struct, frozen=True):
@@ -32,6 +41,7 @@ class Usage(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True):
+    id: Any = None  # of the answer
     choices: list[_Choice] = []
     usage: Usage | None = None
     error: Any = None
@@ -79,7 +89,7 @@ class TokenCount:
         choice = chunk.choices[0]
         self.finished |= choice.finish_reason is not None
         tokens = self._tokens(choice, chunk.usage)
-        if tokens or choice.text:
+        if tokens or choice.shown:
             self._content_at.append(at)
         self._counted += tokens
         return tokens
@@ -88,13 +98,13 @@ class TokenCount:
         if choice.token_ids is not None:
             return len(choice.token_ids)
         told = usage.completion_tokens if usage is not None else None
-        if choice.text or (told and choice.finish_reason is None):
+        if choice.shown or (told and choice.finish_reason is None):
             self._running = told is not None and self._running is not False
         if self._running and told is not None:
             return max(told - self._counted, 0)
         if choice.logprobs is not None and choice.logprobs.tokens is not None:
             return len(choice.logprobs.tokens)
-        return 1 if choice.text else 0
+        return 1 if choice.shown else 0
 
     def corrected(self) -> list[float] | None:
         """At the end: when each token arrived, by the server's own count; None where ours agrees with it."""

@@ -15,13 +15,13 @@ from msgspec import Struct
 
 from coordinator.config import is_loopback
 from launch.evaluation.chunks import DONE, Lines, TokenCount, decode_chunk
+from launch.evaluation.errors import amid_stream, code_and_text, refusal
 from launch.evaluation.targets import Reply
 from runtime.clock import Clock
 
 _CONNECT_S = 10.0
 _SILENCE_S = 600.0  # after which a stream has failed: what the default deadline of our own server is
 _REFUSED = (400, 404, 405, 415, 422, 501)
-_ERROR_CHARS = 300
 _WORDS = [
     "time",
     "year",
@@ -127,9 +127,9 @@ class HttpTarget:
             async with self._session.get(f"{self._base}/v1/models") as response:
                 body = await response.read()
                 if response.status in (401, 403):
-                    raise ServerUnusable(f"{self._base} asks for another API key: {_error_text(body)}")
+                    raise ServerUnusable(f"{self._base} asks for another API key: {code_and_text(body)[1]}")
                 if response.status != 200:
-                    raise ServerUnusable(f"{self._base}/v1/models: HTTP {response.status}: {_error_text(body)}")
+                    raise ServerUnusable(f"{self._base}/v1/models: HTTP {response.status}: {code_and_text(body)[1]}")
                 served = msgspec.json.decode(body, type=_Models).data
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ServerUnusable(f"{self._base} does not answer: {_say(error)}") from error
@@ -188,9 +188,8 @@ class HttpTarget:
         try:
             async with self._session.post(f"{self._base}/v1/completions", data=request) as response:
                 if response.status != 200:
-                    code, text = _error(await response.read())
-                    turned_away = response.status in (429, 503) and code != "worker_lost"
-                    reply.end(self._clock.now(), f"{code or response.status}: {text}", rejected=turned_away)
+                    refused = refusal(response.status, await response.read())
+                    reply.end(self._clock.now(), refused.error, rejected=refused.turned_away)
                 else:
                     await self._stream(response.content, reply)
                 return response.status
@@ -212,8 +211,7 @@ class HttpTarget:
                     continue
                 chunk = decode_chunk(payload)
                 if chunk.error is not None:
-                    code, text = _error(payload)
-                    reply.end(at, f"{code or 'error'}: {text}")
+                    reply.end(at, amid_stream(payload))
                     return
                 reply.token_at += [at] * count.add(chunk, at)
         if not (done or count.finished):
@@ -236,23 +234,6 @@ class HttpTarget:
             f"{self._corrected} of {self._answers} answers came in chunks of unknown size: the tokens that their usage"
             " counts were spread over the chunks, so gaps between tokens are not exact",
         )
-
-
-def _error(body: bytes) -> tuple[str | None, str]:
-    """Code and text of an error in the form of the OpenAI API, or in any other."""
-    try:
-        told = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return None, body.decode(errors="replace")[:_ERROR_CHARS]
-    error = told.get("error", told) if isinstance(told, dict) else told
-    if isinstance(error, dict):
-        code = error.get("code")
-        return (str(code) if code else None), str(error.get("message", error))[:_ERROR_CHARS]
-    return None, str(error)[:_ERROR_CHARS]
-
-
-def _error_text(body: bytes) -> str:
-    return _error(body)[1]
 
 
 def _say(error: BaseException) -> str:

@@ -66,6 +66,17 @@ def test_then_log_probabilities_then_one_per_text() -> None:
     assert tokens == [2, 1, 0]
 
 
+def test_a_chat_is_counted_like_a_completion() -> None:
+    counted, tokens = count(
+        chunk(delta={"role": "assistant", "content": ""}),
+        chunk(delta={"content": "a"}),
+        chunk(delta={"content": "bc"}, token_ids=[1, 2]),
+        chunk(delta={}, finish_reason="stop"),
+    )
+    assert tokens == [0, 1, 2, 0]
+    assert counted.finished
+
+
 def test_the_usage_at_the_end_corrects_what_was_guessed() -> None:
     counted, tokens = count(chunk(text="a"), chunk(text="bc"), chunk({"prompt_tokens": 9, "completion_tokens": 5}))
     assert tokens == [1, 1, 0]
