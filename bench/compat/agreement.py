@@ -26,7 +26,7 @@ class Row(Struct, frozen=True, kw_only=True):
     from_records: bool  # computed of the tool's records, not told by it
     theirs_s: float
     ours_s: float
-    by_text_s: float | None  # ours, if only what shows text were a token, as the tools have it; None: to the end
+    by_text_s: float | None  # ours, timed by events with text only, as the tools have it; None: to the end
 
     @property
     def agrees(self) -> bool:
@@ -54,13 +54,17 @@ class Agreement(Struct, frozen=True, kw_only=True):
         compared: requests that the tool reports and the tap has heard, and that completed.
         unheard: names that the tool reports and no stream on the wire has.
         left_out: streams on the wire that the tool does not report: its probes and warm-up.
-        miscounted: compared requests whose tokens by events are not those of their usage.
+        incomplete: requests that the tool reports and the tap has heard, and that did not complete or showed no text.
+        told: compared requests with a usage at the end.
+        miscounted: those of them whose tokens by events are another number.
         textless: compared requests with a token that shows no text.
     """
 
     compared: int
     unheard: tuple[str, ...]
     left_out: int
+    incomplete: int
+    told: int
     miscounted: int
     textless: int
     fewest_tokens: int
@@ -75,22 +79,25 @@ def agreement(streams: Sequence[Streamed], account: Account) -> Agreement:
         ValueError: nothing can be compared.
     """
     named = {name: stream for stream in streams for name in stream.names}
-    pairs = [(record, named[record.name]) for record in account.records if record.name in named]
+    heard = [(record, named[record.name]) for record in account.records if record.name in named]
     pairs = [
         (record, stream)
-        for record, stream in pairs
+        for record, stream in heard
         if stream.result.outcome is Outcome.COMPLETED
         and stream.shown_s  # a tool has no times of an answer without text
     ]
     if not pairs:
         raise ValueError(f"none of {len(account.records)} reported requests is among {len(streams)} on the wire")
-    tokens = [stream.counted for _, stream in pairs]
+    tokens = [len(stream.result.token_s) for _, stream in pairs]
+    told = [stream for _, stream in pairs if stream.told is not None]
     return Agreement(
         compared=len(pairs),
         unheard=tuple(record.name for record in account.records if record.name not in named),
-        left_out=len(streams) - len({id(named[record.name]) for record in account.records if record.name in named}),
-        miscounted=sum(stream.counted != stream.told for _, stream in pairs),
-        textless=sum(len(stream.shown_s) < stream.counted for _, stream in pairs),
+        left_out=len(streams) - len({id(stream) for _, stream in heard}),
+        incomplete=len(heard) - len(pairs),
+        told=len(told),
+        miscounted=sum(stream.counted != stream.told for stream in told),
+        textless=sum(len(stream.shown_s) < len(stream.result.token_s) for _, stream in pairs),
         fewest_tokens=min(tokens),
         most_tokens=max(tokens),
         rows=tuple(_rows([record for record, _ in pairs], [stream for _, stream in pairs], account)),
@@ -105,7 +112,7 @@ def _rows(records: Sequence[Record], streams: Sequence[Streamed], account: Accou
         values = [value for record in records for value in read.theirs(record)]
         by_text = [value for stream in streams for value in read.by_text(stream)]
         if quantity == "itl" and not values:  # a tool without gaps weighs its means of requests by their tokens
-            by_text = [value for stream in streams for value in _tpot_by_text(stream) * (stream.counted - 1)]
+            by_text = [value for stream in streams for value in _tpot_by_text(stream) * _gaps(stream)]
         for statistic, ours_s in _ours(quantity, measures, results).items():
             told_s = account.statistics.get(quantity, {}).get(statistic)
             if told_s is None and not values:
@@ -145,8 +152,13 @@ def _some(value: float | None) -> tuple[float, ...]:
     return () if value is None else (value,)
 
 
+def _gaps(stream: Streamed) -> int:
+    return len(stream.result.token_s) - 1
+
+
 def _tpot_by_text(stream: Streamed) -> tuple[float, ...]:
-    gaps = stream.counted - 1
+    """From the first text to the last, over all tokens: the tools take their number from the usage."""
+    gaps = _gaps(stream)
     return ((stream.shown_s[-1] - stream.shown_s[0]) / gaps,) if gaps > 0 else ()
 
 

@@ -21,12 +21,13 @@ _HEAD = """
 ## The same requests, measured twice
 
 A tap lies between each tool and the server: a relay that notes when the bytes of a request came from the tool and when
-those of each event came from the server (`bench/compat/tap.py`). What it heard becomes one result per request, as an
-evaluation keeps it, and `launch.evaluation.measures` makes *our* TTFT, ITL, TPOT and E2E of exactly the requests that
-the tool reports; they are found by `X-Request-ID` (aiperf) or by the id of the answer (guidellm). *Tool* is what the
-tool reports; with a star it is computed here of the requests that the tool wrote down, because its own number is
-defined otherwise or missing. A token that shows no text is a token of ours and nothing to the tools: *by text* is
-ours without such tokens, where that differs, and is judged again. *Agree* means within {share:.0%} or {ms:g} ms,
+those of each event came from the server (`bench/compat/tap.py`). What it heard becomes one result per request by the
+code with which an evaluation counts the tokens of a stream, and `launch.evaluation.measures` makes *our* TTFT, ITL,
+TPOT and E2E of exactly the requests that the tool reports and that completed; they are found by `X-Request-ID` (aiperf)
+or by the id of the answer (guidellm). *Tool* is what the tool reports; with a star it is computed here of the requests
+that the tool wrote down, because its own number is defined otherwise or missing. A token that shows no text is a token
+of ours and has no time for the tools: *by text* is ours from one event with text to the next, and TPOT from the first
+text to the last over all tokens, where that differs; it is judged again. *Agree* means within {share:.0%} or {ms:g} ms,
 whichever is more. The words and the differences of definition are in [metrics.md](metrics.md#as-the-client-sees-it)."""
 
 
@@ -54,16 +55,16 @@ def _requests(both: Sequence[tuple[Run, Agreement]]) -> Iterator[str]:
     yield (
         "| Tool | Concurrency | Load average before | Requests compared | Tokens of an answer "
         "| Answers with tokens that show no text | Events agree with usage "
-        "| Reported, not heard | Heard, not reported |"
+        "| Reported, not heard | Reported, not completed | Heard, not reported |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for run, found in both:
         tokens = f"{found.fewest_tokens} to {found.most_tokens}"
         yield (
             f"| {run.tool} | {run.concurrency} | {run.load_average:g} | {found.compared} "
             f"| {found.fewest_tokens if found.fewest_tokens == found.most_tokens else tokens} "
-            f"| {found.textless} | {found.compared - found.miscounted} of {found.compared} "
-            f"| {len(found.unheard)} | {found.left_out} |"
+            f"| {found.textless} | {f'{found.told - found.miscounted} of {found.told}' if found.told else '-'} "
+            f"| {len(found.unheard)} | {found.incomplete} | {found.left_out} |"
         )
 
 

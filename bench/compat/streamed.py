@@ -1,22 +1,19 @@
 """What does an evaluation keep of the streamed completions among the exchanges of a tool?
 
-Pure: exchanges to one `RequestResult` each, on the tap's clock. A token's time is that of the piece in which its
-event's line came to its end. An event brings as many tokens as its running usage has grown by, where the tool asked for
-that; else one if it has a choice, but for the one that only names the role. The usage at the end tells the same sum.
+Pure: exchanges to one `RequestResult` each, on the tap's clock. Events are read, tokens counted and errors understood
+by the code of an evaluation (`launch.evaluation.chunks`, `launch.evaluation.errors`). A token's time is that of the
+piece in which its event's line came to its end.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Struct
 
 from bench.compat.exchanges import Exchange
-from bench.compat.tap import Piece
+from launch.evaluation.chunks import DONE, Lines, TokenCount, decode_chunk
+from launch.evaluation.errors import amid_stream, refusal
 from launch.evaluation.results import Outcome, RequestResult
-
-_TURNED_AWAY = (429, 503)
-_ERROR_CHARS = 200
 
 
 class Streamed(Struct, frozen=True, kw_only=True):
@@ -25,7 +22,7 @@ class Streamed(Struct, frozen=True, kw_only=True):
     Attributes:
         names: what a tool may call it: its X-Request-ID, and the id that the server gave its answer.
         shown_s: when each event with text came, on the clock of `result`; some tokens show none.
-        counted: tokens, by events.
+        counted: tokens, by events; `result` has those of the usage at the end where it tells another number.
         told: tokens, by the usage at the end; None: there was none.
     """
 
@@ -40,28 +37,6 @@ class _Asked(Struct):
     stream: bool = False
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-
-
-class _Delta(Struct):
-    role: str | None = None
-    content: str | None = None
-
-
-class _Choice(Struct):
-    delta: _Delta | None = None  # of a chat
-    text: str | None = None  # of a completion
-
-
-class _Usage(Struct):
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class _Event(Struct):
-    id: str | None = None
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
 
 
 def streamed(heard: Iterable[Exchange]) -> list[Streamed]:
@@ -84,73 +59,52 @@ def _asked(exchange: Exchange) -> _Asked:
 
 
 def _read(index: int, exchange: Exchange, form: _Asked, origin_s: float) -> Streamed:
+    lines, count = Lines(), TokenCount()
     tokens_s: list[float] = []
     shown_s: list[float] = []
     names = {exchange.headers["x-request-id"]} if "x-request-id" in exchange.headers else set()
-    usage: _Usage | None = None
-    error = None
-    for at_s, payload in events(exchange.answer):
-        event = msgspec.json.decode(payload, type=_Event)
-        names |= {event.id} if event.id else set()
-        if event.error is not None:
-            error = str(event.error)
+    error, done = None, False
+    payloads = ((piece.at_s - origin_s, line) for piece in exchange.answer for line in lines.feed(piece.data))
+    for at_s, payload in payloads:
+        if payload == DONE:
+            done = True
+            continue
+        chunk = decode_chunk(payload)
+        if chunk.error is not None:
+            error = amid_stream(payload)
             break
-        tokens_s += [at_s - origin_s] * _tokens(event, len(tokens_s))
-        shown_s += [at_s - origin_s] * any(_shows_text(choice) for choice in event.choices)
-        usage = event.usage or usage
-    outcome, why = _outcome(exchange, error)
+        names |= {chunk.id} if chunk.id else set()
+        tokens_s += [at_s] * count.add(chunk, at_s)
+        shown_s += [at_s] * any(choice.shown for choice in chunk.choices)
+    outcome, why = _outcome(exchange, error, whole=done or count.finished)
+    corrected = count.corrected() if outcome is Outcome.COMPLETED else None
     return Streamed(
         names=frozenset(names),
         result=RequestResult(
             index=index,
             arrival_s=exchange.sent_s - origin_s,  # what the tool planned, the wire does not show
             sent_s=exchange.sent_s - origin_s,
-            token_s=tuple(tokens_s),
+            token_s=tuple(tokens_s if corrected is None else corrected),
             end_s=exchange.over_s - origin_s,
             outcome=outcome,
             error=why,
-            prompt_tokens=usage.prompt_tokens if usage is not None else None,
+            prompt_tokens=count.usage.prompt_tokens if count.usage is not None else None,
             asked_tokens=form.max_completion_tokens or form.max_tokens,
         ),
         shown_s=tuple(shown_s),
         counted=len(tokens_s),
-        told=usage.completion_tokens if usage is not None else None,
+        told=count.usage.completion_tokens if count.usage is not None else None,
     )
 
 
-def events(pieces: Sequence[Piece]) -> Iterator[tuple[float, bytes]]:
-    """The payloads of a stream of server-sent events without the last, [DONE], wherever it was cut into pieces."""
-    rest = b""
-    for at_s, data in pieces:
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            payload = line.removeprefix(b"data:").strip()
-            if line.startswith(b"data:") and payload != b"[DONE]":
-                yield at_s, payload
-
-
-def _tokens(event: _Event, before: int) -> int:
-    if not event.choices:
-        return 0
-    if event.usage is not None:
-        return max(0, event.usage.completion_tokens - before)
-    delta = event.choices[0].delta
-    return 0 if delta is not None and delta.role is not None and not delta.content else 1
-
-
-def _shows_text(choice: _Choice) -> bool:
-    return bool(choice.text or (choice.delta is not None and choice.delta.content))
-
-
-def _outcome(exchange: Exchange, error: str | None) -> tuple[Outcome, str | None]:
+def _outcome(exchange: Exchange, error: str | None, *, whole: bool) -> tuple[Outcome, str | None]:
     if exchange.status is not None and exchange.status != 200:
-        text = b"".join(piece.data for piece in exchange.answer).decode(errors="replace")[:_ERROR_CHARS]
-        turned_away = exchange.status in _TURNED_AWAY
-        return Outcome.REJECTED if turned_away else Outcome.FAILED, f"{exchange.status}: {text}"
+        refused = refusal(exchange.status, b"".join(piece.data for piece in exchange.answer))
+        return Outcome.REJECTED if refused.turned_away else Outcome.FAILED, refused.error
     if error is not None:
-        return Outcome.FAILED, error[:_ERROR_CHARS]
+        return Outcome.FAILED, error
     if exchange.ended_s is not None:
-        return Outcome.COMPLETED, None
+        return (Outcome.COMPLETED, None) if whole else (Outcome.FAILED, "incomplete: the stream broke off")
     if exchange.broken_s is not None:
         return Outcome.FAILED, "incomplete: the server ended the connection"
     return Outcome.CUT_OFF, "incomplete: the tool left, or the recording ended"

@@ -63,7 +63,8 @@ def found(late_s: float = 0.0, statistics: dict[Quantity, dict[Statistic, float]
 
 def test_only_what_the_tool_reports_is_measured() -> None:
     same = found()
-    assert (same.compared, same.unheard, same.left_out, same.miscounted) == (2, (), 1, 1)
+    assert (same.compared, same.unheard, same.left_out, same.incomplete) == (2, (), 1, 0)
+    assert (same.told, same.miscounted) == (2, 1)
     assert (same.fewest_tokens, same.most_tokens) == (3, 5)
     assert all(row.agrees and row.theirs_s == pytest.approx(row.ours_s) for row in same.rows)
     assert {row.quantity for row in same.rows} == {"ttft", "tpot", "itl", "e2e", "latency"}
@@ -102,9 +103,18 @@ def test_a_request_that_nobody_heard_is_named_and_one_that_failed_left_out() -> 
     failed = stream(1, (0.5,), outcome=Outcome.FAILED)
     account = Account(statistics={}, records=(record(SHORT), record(failed), Record(name="else")))
     one = agreement([SHORT, failed], account)
-    assert (one.compared, one.unheard, one.left_out) == (1, ("else",), 0)
+    assert (one.compared, one.unheard, one.left_out, one.incomplete) == (1, ("else",), 0, 1)
     with pytest.raises(ValueError, match="none of 1 reported requests"):
         agreement([SHORT], Account(statistics={}, records=(Record(name="else"),)))
+
+
+def test_an_answer_without_usage_is_not_miscounted() -> None:
+    untold = msgspec.structs.replace(LONG, told=None)
+    records = (record(SHORT), record(untold))
+    one = agreement([SHORT, untold], Account(statistics={}, records=records))
+    assert (one.compared, one.told, one.miscounted) == (2, 1, 0)
+    alone = agreement([untold], Account(statistics={}, records=records[1:]))
+    assert "| guidellm | 1 | 0.5 | 1 | 5 | 0 | - | 0 | 0 | 0 |" in page(alone)
 
 
 def test_what_aiperf_writes_down() -> None:
@@ -130,7 +140,7 @@ def test_what_guidellm_writes_down() -> None:
         assert (record_.ttft_s or 0) < (record_.e2e_s or 0) < (record_.latency_s or 0)
 
 
-def test_the_page_shows_both_sides_and_what_is_computed_here() -> None:
+def page(found: Agreement) -> str:
     run = Run(
         tool="guidellm",
         version="0.8.1",
@@ -140,13 +150,17 @@ def test_the_page_shows_both_sides_and_what_is_computed_here() -> None:
         command="guidellm run",
         reported=Counted(requests=2, prompt_tokens=1, completion_tokens=1),
         server=Counted(requests=2, prompt_tokens=1, completion_tokens=1),
-        agreement=found(late_s=0.02, statistics={"ttft": {"mean": 0.52}}),
+        agreement=found,
         relaying=summed_relaying([1e-5, 2e-5, 3e-5]),
     )
     added = summed(Waited(first_s=((0.1, 0.1002),) * 3, whole_s=((0.2, 0.2004),) * 3))
     assert added.rounds == 3
-    text = "\n".join(agreements([run], added))
-    assert "| guidellm | 1 | 0.5 | 2 | 3 to 5 | 0 | 1 of 2 | 0 | 1 |" in text
+    return "\n".join(agreements([run], added))
+
+
+def test_the_page_shows_both_sides_and_what_is_computed_here() -> None:
+    text = page(found(late_s=0.02, statistics={"ttft": {"mean": 0.52}}))
+    assert "| guidellm | 1 | 0.5 | 2 | 3 to 5 | 0 | 1 of 2 | 0 | 0 | 1 |" in text
     assert "| guidellm | 1 | TTFT | mean | 520.00 ms | 500.00 ms | +20.00 ms (+4.0%) | **no** |  |  |" in text
     assert "| guidellm | 1 | TTFT | p50 | 520.00 ms * | 500.00 ms | +20.00 ms (+4.0%) | **no** |  |  |" in text
     assert "| guidellm | 1 | ITL | 6 of 6 | +0.00 ms | +0.00 ms: " in text

@@ -61,10 +61,15 @@ def test_a_stream_becomes_the_result_of_an_evaluation() -> None:
     assert one.shown_s == one.result.token_s
 
 
-def test_a_token_without_text_is_a_token() -> None:
-    pieces = answer((2.0, ROLE + event("")), (3.0, event("b")), (4.0, event("")), (5.0, event(None, tokens=3) + DONE))
+def test_a_token_without_text_is_a_token_as_in_an_evaluation() -> None:
+    """Without running usage nothing tells when it came; it is spread over the events with text."""
+    pieces = answer((2.0, ROLE + event("")), (3.0, event("b")), (4.0, event("c")), (5.0, event(None, tokens=3) + DONE))
     [one] = heard([Piece(1.0, request("one"))], pieces)
-    assert (one.result.token_s, one.shown_s) == ((1.0, 2.0, 3.0), (2.0,))
+    assert (one.counted, one.told) == (2, 3)
+    assert (one.result.token_s, one.shown_s) == ((2.0, 2.0, 3.0), (2.0, 3.0))
+    empty, text = event("", tokens=1), event("b", tokens=2)
+    [one] = heard([Piece(1.0, request("one"))], answer((2.0, ROLE + empty), (3.0, text + event(None, tokens=2) + DONE)))
+    assert (one.result.token_s, one.shown_s) == ((1.0, 2.0), (2.0,))
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
@@ -129,23 +134,37 @@ def test_running_usage_says_how_many_tokens_a_chunk_has() -> None:
 def test_a_count_that_is_not_that_of_the_usage_shows() -> None:
     [one] = heard([Piece(1.0, request("one"))], answer((2.0, event("ab")), (3.0, event(None, tokens=2) + DONE)))
     assert (one.counted, one.told) == (1, 2)
+    assert one.result.token_s == (1.0, 1.0)
 
 
 def test_an_error_amid_a_stream_is_a_failure() -> None:
     error = b'data: {"error": {"code": "worker_lost", "message": "gone"}}\n\n'
     [one] = heard([Piece(1.0, request("one"))], answer((2.0, event("a")), (3.0, error)))
     assert (one.result.outcome, one.counted) == (Outcome.FAILED, 1)
-    assert one.result.error is not None
-    assert "worker_lost" in one.result.error
+    assert one.result.error == "worker_lost: gone"
+
+
+def test_a_stream_that_ends_without_its_last_word_has_failed() -> None:
+    [one] = heard([Piece(1.0, request("one"))], answer((2.0, event("a"))))
+    assert (one.result.outcome, one.counted) == (Outcome.FAILED, 1)
+    assert str(one.result.error).startswith("incomplete")
 
 
 @pytest.mark.parametrize(
-    ("status", "outcome"), [(b"429 Too Many Requests", Outcome.REJECTED), (b"400 Bad Request", Outcome.FAILED)]
+    ("status", "code", "outcome"),
+    [
+        (b"429 Too Many Requests", "overloaded", Outcome.REJECTED),
+        (b"503 Service Unavailable", "draining", Outcome.REJECTED),
+        (b"503 Service Unavailable", "worker_lost", Outcome.FAILED),
+        (b"400 Bad Request", "no", Outcome.FAILED),
+    ],
 )
-def test_an_answer_that_is_no_stream(status: bytes, outcome: Outcome) -> None:
-    refusal = b"HTTP/1.1 " + status + b"\r\ncontent-length: 2\r\n\r\nno"
+def test_an_answer_that_is_no_stream(status: bytes, code: str, outcome: Outcome) -> None:
+    body = msgspec.json.encode({"error": {"code": code, "message": "why"}})
+    refusal = b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body)
     [one] = heard([Piece(1.0, request("one"))], [Piece(1.1, refusal)])
     assert (one.result.outcome, one.result.token_s, one.told) == (outcome, (), None)
+    assert one.result.error == f"{code}: why"
 
 
 def test_an_abandoned_connection_ends_its_request() -> None:
