@@ -31,7 +31,7 @@ class RunningSequence:
     first_step_at: float | None = None
     first_step_s: float = 0.0
     last_token_at: float | None = None  # of those after token 1
-    sent_at: float | None = None  # when its last token was passed to the socket
+    sent_at: float | None = None  # when its last token was passed to the socket; None: it was cancelled first
     cancelled: bool = False
     error: str | None = None  # why there is no next token
 

@@ -196,9 +196,10 @@ class DecodeWorker:
             joined = self.flight.joining(now, step)
             rows = [*map(row, step), *map(chunk_row, chunks)]
             results, seconds = await self._thread.run_timed(self._clock, self._engine.forward, rows)
+            ended = self._clock.now()
             self._in_step = set()
-            self.flight.step(now, self._clock.now(), len(step), chunks, joined)
-            self._apply(step, chunks, results, seconds)
+            self.flight.step(now, ended, len(step), chunks, joined)
+            self._apply(step, chunks, results, seconds, ended)
 
     def _record_levels(self, now: float) -> None:
         running, local = len(self._running.sequences), len(self._local.prompts)
@@ -210,8 +211,8 @@ class DecodeWorker:
         chunks: Sequence[Chunk[LocalPrompt]],
         results: Sequence[RowResult],
         seconds: float,
+        now: float,
     ) -> None:
-        now = self._clock.now()
         begun, given_up = self._local.apply(chunks, results[len(step) :], now, seconds)
         for sequence, _ in begun:
             self._running.join(sequence)
@@ -223,7 +224,8 @@ class DecodeWorker:
         if told:
             self._membership.send(Tokens(steps=tuple(told)))
         for sequence in leaving:
-            sequence.sent_at = sent_at
+            if not sequence.cancelled:  # its last token left after an earlier step, or with the prefill worker
+                sequence.sent_at = sent_at
             self._end(sequence)
         for prompt in given_up:
             self._leave(prompt.request_id, None)

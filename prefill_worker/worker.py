@@ -146,7 +146,7 @@ class PrefillWorker:
             (results, digests), seconds = await self._thread.run_timed(self._clock, _step, self._engine, rows, fresh)
             now = self._clock.now()
             self._in_step = set()
-            self.flight.step(began, self._clock.now(), chunks)
+            self.flight.step(began, now, chunks)
             for chunk, result, digest in zip(chunks, results, digests, strict=True):
                 chunk.prompt.chunk_s = with_chunk(chunk.prompt.chunk_s, seconds)
                 self._advance(chunk, result, digest, now)

@@ -10,6 +10,7 @@ its way than `Prefill`. docs/lifecycle.md defines every part.
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from launch.evaluation.results import Outcome, RequestResult
 from runtime.stages import DecodeStages, Ledger, PrefillStages
@@ -62,8 +63,10 @@ def of_ledger(ledger: Ledger, tokens: int, e2e_s: float | None) -> Breakdown | N
     decode = decode or DecodeStages()
     # Of the coordinator's clock: dispatched and all orders out -> last token back.
     away_s = ledger.total_s - ledger.queue_s - ledger.dispatch_s
+    lead_s = 0.0 if local else max(ledger.dispatch_s - ledger.admit_s, 0.0)  # Admit left before Prefill
     if tokens > 1 or local:
-        decode = _without_overrun(decode, tokens, away_s - _before_decode_s(prefill, decode, local=local))
+        before_s = _before_decode_s(prefill, decode, local=local)
+        decode = _without_overrun(decode, tokens, away_s + lead_s - before_s)
     if local:
         work = (*_prefill(prefill, ledger.prefill_worker), *_decode(decode, ledger.decode_worker))
         gaps: tuple[tuple[str, float], ...] = ((COORDINATOR.format(ledger.decode_worker), away_s - _total(work)),)
@@ -71,7 +74,6 @@ def of_ledger(ledger: Ledger, tokens: int, e2e_s: float | None) -> Breakdown | N
         work = (*_prefill(prefill, ledger.prefill_worker), _part("send token 1", prefill.send_s, ledger.prefill_worker))
         gaps = ((COORDINATOR.format(ledger.prefill_worker), away_s - _total(work)),)
     else:
-        lead_s = max(ledger.dispatch_s - ledger.admit_s, 0.0)  # Admit left before Prefill
         # The prefill worker hears of the end of its last piece; the decode worker may have gone on before.
         left_s = decode.intake_s - lead_s - prefill.queue_s - prefill.compute_s
         tail_s = min(prefill.transfer_tail_s, max(left_s, 0.0))
@@ -140,20 +142,18 @@ def _before_decode_s(prefill: PrefillStages, decode: DecodeStages, *, local: boo
 
 def _without_overrun(stages: DecodeStages, tokens: int, left_s: float) -> DecodeStages:
     """A stop string is found at the coordinator, while the decode worker goes on: for the steps behind the last token
-    nobody waits. `left_s` is what the coordinator's clock leaves for the others, with the way of the last token in it.
+    nobody waits, nor for what was sent after them. `left_s` is what the coordinator's clock leaves for the others, with
+    the way of the last token in it.
     """
-    if stages.steps <= tokens - 1:
+    own = stages.steps < tokens  # its last token is that of the answer
+    send_s = stages.send_s if own else 0.0
+    if tokens <= 1:
+        return replace(stages, join_s=0.0, decode_s=0.0, first_step_s=0.0, send_s=send_s, steps=0)
+    if own:
         return stages
     decode_s = max(min(stages.decode_s, left_s), 0.0)
-    return DecodeStages(
-        intake_s=stages.intake_s,
-        verify_s=stages.verify_s,
-        verify_wait_s=stages.verify_wait_s,
-        join_s=stages.join_s if tokens > 1 else 0.0,
-        decode_s=decode_s if tokens > 1 else 0.0,
-        first_step_s=min(stages.first_step_s, decode_s) if tokens > 1 else 0.0,
-        steps=max(tokens - 1, 0),
-    )
+    first_step_s = min(stages.first_step_s, decode_s)
+    return replace(stages, decode_s=decode_s, first_step_s=first_step_s, send_s=send_s, steps=tokens - 1)
 
 
 def _part(stage: str, seconds: float, where: str) -> Part:

@@ -234,6 +234,8 @@ def test_a_cancel_in_a_step_waits_for_its_end(step: int) -> None:
         assert made == answer[: len(made)]
         assert len(made) < 20
         assert bench.said.released[1].error is None
+        stages = bench.said.released[1].stages
+        assert stages is None or stages.send_s == 0, "its last token was not sent after this step"
         assert bench.said.tokens[2] == other
 
     run(main)
