@@ -144,7 +144,7 @@ class ClientLink:
             case AskLedgers():
                 self._send(identity, self._ledgers(now))
             case AskTimeline(last_s=last_s):
-                self._service.timelines.ask(last_s, self._worker_status(), partial(self._send, identity))
+                self._service.timelines.ask(last_s, self._worker_status, partial(self._send, identity))
 
     def _hello(self, identity: bytes, protocol: int) -> None:
         if protocol != PROTOCOL_VERSION:

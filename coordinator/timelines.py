@@ -41,6 +41,7 @@ class _Timeline:
     fetching: tuple[str, int] | None = None  # whom we have asked for which part
     waiting_since: float = 0.0
     own_told: int = 0
+    late: bool = False  # the last tick found the wait too long
 
 
 class Timelines:
@@ -52,8 +53,11 @@ class Timelines:
         self._tell = tell
         self._ids = itertools.count(1)
         self._open: _Timeline | None = None
+        self._scheduled = False
 
-    def ask(self, last_s: float, workers: Sequence[WorkerStatus], send: Callable[[ToClient], Sent]) -> None:
+    def ask(
+        self, last_s: float, workers: Callable[[], Sequence[WorkerStatus]], send: Callable[[ToClient], Sent]
+    ) -> None:
         """Tell `send` what the cell did in the last `last_s` seconds; `send` is done with after `TimelineEnd`."""
         if self._open is not None:
             send(TimelineEnd(error="another timeline is being told; try again"))
@@ -61,7 +65,7 @@ class Timelines:
         now = self._clock.now()
         timeline = self._open = _Timeline(next(self._ids), send, now, self._flight.since(last_s, now))
         timeline.waiting_since = now
-        for status in workers:
+        for status in workers():
             asked_at = self._clock.now()
             timeline.workers[status.worker_id] = _Worker(status, asked_at)
             self._tell(status.worker_id, AskRecording(timeline_id=timeline.timeline_id, last_s=last_s, part=0))
@@ -79,19 +83,28 @@ class Timelines:
             worker.uncertainty_s = (now - worker.asked_at) / 2
             worker.delay_s = worker.asked_at - timeline.asked_at + worker.uncertainty_s
         elif timeline.fetching == (worker_id, part.part):
-            timeline.fetching = None
-            self._pass_on(timeline, worker, part)
-            if part.part >= part.parts:
-                del timeline.workers[worker_id]
-            else:
-                self._fetch(timeline, worker_id, part.part + 1)
+            self._take(timeline, worker_id, part)
         if timeline.fetching is None:
-            self._next()
+            self._soon()
+
+    def lost(self, worker_id: str) -> None:
+        """Nothing more will come of it."""
+        timeline = self._open
+        if timeline is not None and worker_id in timeline.workers:
+            self._leave_out(timeline, worker_id)
+            self._soon()
 
     def tick(self, now: float) -> None:
-        """Leave out whoever has been waited for too long."""
+        """Leave out whoever has been waited for too long.
+
+        Found in two ticks, one behind the other: if it was this loop that was held, answers are taken in between.
+        """
         timeline = self._open
-        if timeline is None or now - timeline.waiting_since <= ANSWER_S:
+        if timeline is None:
+            return
+        waits = self._all_own_told(timeline) and now - timeline.waiting_since > ANSWER_S
+        timeline.late, was_late = waits, timeline.late
+        if not (waits and was_late):
             return
         late = (
             [timeline.fetching[0]]
@@ -99,20 +112,25 @@ class Timelines:
             else [name for name, worker in timeline.workers.items() if worker.first is None]
         )
         for name in late:
-            timeline.missing.append(name)
-            timeline.workers.pop(name, None)
-        timeline.fetching = None
+            self._leave_out(timeline, name)
         timeline.waiting_since = now
-        self._next()
+        self._soon()
 
     # --- one part at a time ------------------------------------------------------------------------------------------
 
+    def _soon(self) -> None:
+        """Others of the loop have their turn before the next part."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next)
+
     def _next(self) -> None:
         """Fetch or tell the next part, or say that this was all."""
+        self._scheduled = False
         timeline = self._open
         if timeline is None or timeline.fetching is not None:
             return
-        if timeline.own_told < max(timeline.own.parts, 1):
+        if not self._all_own_told(timeline):
             self._tell_own(timeline)
             return
         for name, worker in list(timeline.workers.items()):
@@ -127,9 +145,8 @@ class Timelines:
             self._open = None
             timeline.send(TimelineEnd(missing=tuple(timeline.missing)))
 
-    def _soon(self) -> None:
-        """Others of the loop have their turn before the next own part."""
-        asyncio.get_running_loop().call_soon(self._next)
+    def _all_own_told(self, timeline: _Timeline) -> bool:
+        return timeline.own_told >= max(timeline.own.parts, 1)
 
     def _tell_own(self, timeline: _Timeline) -> None:
         part = TimelinePart(
@@ -150,6 +167,24 @@ class Timelines:
         if self._open is timeline:
             timeline.fetching = (worker_id, part)
             self._tell(worker_id, AskRecording(timeline_id=timeline.timeline_id, last_s=0.0, part=part))
+
+    def _take(self, timeline: _Timeline, worker_id: str, part: RecordingPart) -> None:
+        """The part that was fetched."""
+        timeline.fetching, worker = None, timeline.workers[worker_id]
+        if worker.first is None or part.parts != worker.first.parts:
+            self._leave_out(timeline, worker_id)  # its recording is another one by now
+            return
+        self._pass_on(timeline, worker, part)
+        if part.part >= part.parts:
+            del timeline.workers[worker_id]
+        else:
+            self._fetch(timeline, worker_id, part.part + 1)
+
+    def _leave_out(self, timeline: _Timeline, worker_id: str) -> None:
+        timeline.missing.append(worker_id)
+        del timeline.workers[worker_id]
+        if timeline.fetching is not None and timeline.fetching[0] == worker_id:
+            timeline.fetching = None
 
     def _pass_on(self, timeline: _Timeline, worker: _Worker, part: RecordingPart) -> None:
         message = TimelinePart(

@@ -102,6 +102,7 @@ class WorkerLink:
         self._beats.pop(worker_id, None)
         self._alive.forget(worker_id)
         _log.warning("worker lost", extra={"fields": {"worker": worker_id, "why": reason}})
+        self._cell.timelines.lost(worker_id)
         self._cell.handle(WorkerLost(worker_id, reason))
 
     def status(self) -> tuple[WorkerStatus, ...]:

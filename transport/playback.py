@@ -18,10 +18,12 @@ class Playback:
         self._recording: Recording | None = None
 
     def answer(self, ask: AskRecording) -> RecordingPart:
-        """The part that was asked for; behind the last one, an empty one."""
-        if ask.part == 0 or self._recording is None:
+        """The part that was asked for; of no parts, if there is no recording that it could be of."""
+        if ask.part == 0:
             self._recording = self._flight.since(ask.last_s, self._clock.now())
         recording = self._recording
+        if recording is None:
+            return RecordingPart(timeline_id=ask.timeline_id, part=ask.part, parts=0)
         events = recording.part(ask.part - 1) if ask.part else ()
         if ask.part >= recording.parts:
             self._recording = None

@@ -1,7 +1,10 @@
 """Is every process placed on the coordinator's clock, asked for one part at a time, and left out when it is silent?"""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
+
+import pytest
 
 from coordinator.timelines import ANSWER_S, Timelines
 from runtime.flight import PART_EVENTS, FlightRecorder, LastToken, Recorded
@@ -46,7 +49,7 @@ class Bench:
         return self.reads
 
     async def ask(self, *worker_ids: str) -> None:
-        self.timelines.ask(10.0, [status(worker_id) for worker_id in worker_ids], self._say)
+        self.timelines.ask(10.0, lambda: [status(worker_id) for worker_id in worker_ids], self._say)
         await self.turns()
 
     async def turns(self) -> None:
@@ -59,6 +62,13 @@ class Bench:
             worker_id,
             RecordingPart(timeline_id=timeline_id, part=part, parts=parts, events=EVENTS if part else ()),
         )
+        await self.turns()
+
+    async def waited(self) -> None:
+        """Longer than an answer may take."""
+        self.clock.time += ANSWER_S + 0.01
+        for _ in range(2):
+            self.timelines.tick(self.clock.time)
         await self.turns()
 
     @property
@@ -137,13 +147,11 @@ def test_silent_workers_are_left_out_and_named() -> None:
         await bench.answer("d1", 0, 1)
         bench.timelines.tick(bench.clock.time + ANSWER_S)
         assert bench.asked[-1] == ("d0", 1)  # not yet
-        bench.clock.time += ANSWER_S + 0.01
-        bench.timelines.tick(bench.clock.time)  # d0 has said part 0 and is silent since
+        await bench.waited()  # d0 has said part 0 and is silent since
         assert bench.asked[-1] == ("d1", 1)
         await bench.answer("d0", 1, 2)  # too late
         await bench.answer("d1", 1, 1)
-        bench.clock.time += ANSWER_S + 0.01
-        bench.timelines.tick(bench.clock.time)  # p0 never said anything
+        await bench.waited()  # p0 never said anything
         assert [part.process for part in bench.of_workers] == ["d1"]
         assert bench.said[-1] == TimelineEnd(missing=("d0", "p0"))
 
@@ -153,7 +161,7 @@ def test_silent_workers_are_left_out_and_named() -> None:
 def test_a_second_client_is_told_to_wait_and_does_not_disturb_the_first() -> None:
     async def body(bench: Bench) -> None:
         await bench.ask("p0")
-        await bench.ask("p0")
+        bench.timelines.ask(10.0, lambda: pytest.fail("nobody needs to know the workers"), bench._say)
         refused = bench.said[-1]
         assert isinstance(refused, TimelineEnd)
         assert refused.error is not None
@@ -185,5 +193,77 @@ def test_answers_to_another_question_are_dropped() -> None:
         await bench.answer("p0", 0, 1, timeline_id=7)
         await bench.answer("p9", 0, 1)
         assert bench.asked == [("p0", 0)]
+
+    play(body)
+
+
+def test_one_own_part_in_a_turn_of_the_loop_however_many_workers_answer() -> None:
+    async def body(bench: Bench) -> None:
+        workers = ("p0", "p1", "d0", "d1")
+        for i in range(8 * PART_EVENTS):
+            bench.flight.record(bench.clock.time, LastToken(i, 0))
+        bench.timelines.ask(10.0, lambda: [status(worker_id) for worker_id in workers], bench._say)
+        for worker_id in workers:
+            bench.timelines.told(worker_id, RecordingPart(timeline_id=1, part=0, parts=1))
+        said = [len(bench.said)]
+        for _ in range(12):
+            await asyncio.sleep(0)
+            said.append(len(bench.said))
+        assert max(after - before for before, after in itertools.pairwise(said)) == 1
+        assert (said[0], said[-1]) == (0, 8)
+        assert bench.asked[4:] == [("p0", 1)]
+
+    play(body)
+
+
+def test_a_loop_that_was_held_takes_in_what_has_come_before_it_blames_anybody() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.ask("p0", "d0")
+        bench.clock.time += 10 * ANSWER_S
+        bench.timelines.tick(bench.clock.time)
+        await bench.answer("p0", 0, 1)
+        await bench.answer("d0", 0, 1)
+        bench.timelines.tick(bench.clock.time)
+        await bench.answer("p0", 1, 1)
+        await bench.answer("d0", 1, 1)
+        assert bench.said[-1] == TimelineEnd()
+
+    play(body)
+
+
+def test_nobody_is_late_while_the_coordinator_tells_its_own() -> None:
+    async def body(bench: Bench) -> None:
+        bench.timelines.ask(10.0, lambda: [status("p0")], bench._say)
+        bench.clock.time += 10 * ANSWER_S
+        for _ in range(3):
+            bench.timelines.tick(bench.clock.time)
+        await bench.turns()
+        await bench.answer("p0", 0, 0)
+        assert bench.said[-1] == TimelineEnd()
+
+    play(body)
+
+
+def test_a_lost_worker_is_left_out_at_once() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.ask("p0", "d0", "d1")
+        await bench.answer("d0", 0, 2)
+        assert bench.asked[-1] == ("d0", 1)
+        for worker_id in ("d0", "p0", "d9"):
+            bench.timelines.lost(worker_id)
+        await bench.answer("d1", 0, 1)
+        await bench.answer("d1", 1, 1)
+        assert bench.said[-1] == TimelineEnd(missing=("d0", "p0"))
+
+    play(body)
+
+
+def test_a_worker_that_tells_of_another_recording_is_left_out() -> None:
+    async def body(bench: Bench) -> None:
+        await bench.ask("p0")
+        await bench.answer("p0", 0, 2)
+        await bench.answer("p0", 1, 0)
+        assert bench.of_workers == []
+        assert bench.said[-1] == TimelineEnd(missing=("p0",))
 
     play(body)

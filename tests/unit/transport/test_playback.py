@@ -39,3 +39,14 @@ def test_a_new_question_takes_a_new_recording() -> None:
 def test_an_empty_recorder_has_no_parts() -> None:
     playback = Playback(FlightRecorder(), ManualClock())
     assert told(playback, 0).parts == 0
+
+
+def test_a_part_of_no_recording_takes_none() -> None:
+    """Its events would count back from another moment than the one that part 0 was answered at."""
+    clock, flight = ManualClock(), FlightRecorder()
+    flight.record(clock.time, LastToken(1, 0))
+    playback = Playback(flight, clock)
+    assert (told(playback, 1).parts, told(playback, 1).events) == (0, ())
+    assert told(playback, 0).parts == 1
+    assert len(told(playback, 1).events) == 1
+    assert told(playback, 1).parts == 0, "it was told to its end"
