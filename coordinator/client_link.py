@@ -25,6 +25,7 @@ from transport.control import Context, ControlServer, Sent
 from transport.errors import ProtocolError
 from transport.liveness import Liveness
 from transport.messages.client import (
+    LEDGERS_AT_ONCE,
     AnswerLedger,
     AskLedgers,
     AskStatus,
@@ -47,6 +48,7 @@ from transport.messages.client import (
 )
 from transport.messages.common import MAX_REASON_CHARS, PROTOCOL_VERSION
 
+_HELLO_FIRST = "say ClientHello first"
 _log = logs.get("clients")
 
 
@@ -89,6 +91,7 @@ class ClientLink:
         self._codec = codec.coordinator_side_of_client_link()
         self._clients: dict[bytes, _Client] = {}
         self._waiting: set[bytes] = set()  # said Hello before the cell was ready
+        self._asked: dict[bytes, int] = {}  # who waits for ledgers, and how many of the newest it leaves out
         self._liveness: Liveness[bytes] = Liveness(config.client_timeout_s)
         self._dirty: set[bytes] = set()
         self._flush_scheduled = False
@@ -113,6 +116,8 @@ class ClientLink:
                 if now - client.stalled_since > self._config.client_stall_s:
                     self._drop(client.identity, "does not read")
         self._flush()
+        if self._asked:
+            self._tell_ledgers()
 
     def close(self) -> None:
         self._flush()
@@ -141,8 +146,10 @@ class ClientLink:
                 self._send(identity, Pong() if identity in self._clients else dropped)
             case AskStatus():
                 self._send(identity, self._status())
-            case AskLedgers():
-                self._send(identity, self._ledgers(now))
+            case AskLedgers() | AskTimeline() if identity not in self._clients:
+                self._send(identity, Goodbye(reason=_HELLO_FIRST))
+            case AskLedgers(skip=skip):
+                self._asked[identity] = skip  # `tick` answers
             case AskTimeline(last_s=last_s):
                 self._service.timelines.ask(last_s, self._worker_status, partial(self._send, identity))
 
@@ -160,7 +167,7 @@ class ClientLink:
     def _submit(self, identity: bytes, message: Submit, now: float) -> None:
         client = self._clients.get(identity)
         if client is None:
-            self._send(identity, Goodbye(reason="say ClientHello first"))
+            self._send(identity, Goodbye(reason=_HELLO_FIRST))
         elif message.id in client.requests:
             self._send(identity, Goodbye(reason=f"the request id {message.id!r} is in use"))
             self._drop(identity, "reused a request id")
@@ -287,7 +294,17 @@ class ClientLink:
         queued = len(self._service.machine.cell.queue)
         return CellStatus(workers=self._worker_status(), queued=queued, in_flight=self._service.in_flight)
 
-    def _ledgers(self, now: float) -> Ledgers:
+    def _tell_ledgers(self) -> None:
+        """One page a tick, however many ask for it: tokens wait while it is made."""
+        skip = next(iter(self._asked.values()))
+        page = self._codec.encode(self._ledgers(skip, self._clock.now()))
+        for identity in [one for one, asked in self._asked.items() if asked == skip]:
+            del self._asked[identity]
+            self._server.send(identity, page)
+
+    def _ledgers(self, skip: int, now: float) -> Ledgers:
+        remembered = list(self._service.ended)
+        asked = remembered[: max(len(remembered) - skip, 0)][-LEDGERS_AT_ONCE:]
         return Ledgers(
             answers=tuple(
                 AnswerLedger(
@@ -296,15 +313,17 @@ class ClientLink:
                     ended_s=now - ended.ended_at,
                     prompt_tokens=ended.prompt_tokens,
                     tokens=ended.tokens,
-                    ledger=ended.timeline.complete(ended.ledger, now),
+                    # What never left, because its client was gone, did not wait on and on.
+                    ledger=ended.timeline.complete(ended.ledger, ended.ended_at),
                 )
-                for ended in self._service.ended
+                for ended in asked
             )
         )
 
     def _drop(self, identity: bytes, why: str) -> None:
         self._liveness.forget(identity)
         self._waiting.discard(identity)
+        self._asked.pop(identity, None)
         client = self._clients.pop(identity, None)
         if client is None:
             return

@@ -62,10 +62,12 @@ class Timeline:
         submitted_at = self.received_at if self.submitted_at is None else self.submitted_at
         detokenise_s = send_s = first_out_s = 0.0
         if self.first_token_at is not None:
-            first_out_s = (now if self.first_passed_at is None else self.first_passed_at) - self.first_token_at
+            first_passed_at = now if self.first_passed_at is None else self.first_passed_at
+            first_out_s = max(first_passed_at - self.first_token_at, 0.0)
         if self.last_token_at is not None and self.last_text_at is not None:
             detokenise_s = self.last_text_at - self.last_token_at
-            send_s = (now if self.last_passed_at is None else self.last_passed_at) - self.last_text_at
+            last_passed_at = now if self.last_passed_at is None else self.last_passed_at
+            send_s = max(last_passed_at - self.last_text_at, 0.0)
         return msgspec.structs.replace(
             ledger,
             prepare_s=max(submitted_at - self.received_at - self.tokenise_s, 0.0),
@@ -91,7 +93,7 @@ class Ended:
 
 
 def new_ring() -> deque[Ended]:
-    """The newest answers, the newest last: as many as one message may tell of."""
+    """The newest answers, the newest last: as many as a client may ask for."""
     return deque(maxlen=MAX_LEDGERS)
 
 

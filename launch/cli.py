@@ -26,7 +26,7 @@ from launch.display import CellDisplay
 from launch.doctor.command import doctor as examine_machine
 from launch.errors import ModelUnavailable
 from launch.evaluation.command import EXAMPLES, run_eval
-from launch.explain import CannotExplain, Explained, choose, of_cell, of_file, show
+from launch.explain import CannotExplain, Explained, choose, newest_answers, of_cell, of_file, show, show_left_out
 from launch.http_options import check_port, http_config, split_limits
 from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
@@ -179,7 +179,9 @@ def explain(
 
     async def ask_cell() -> None:
         async with StreamingClient(_endpoint(name)) as client:
-            show_one(of_cell(await client.ledgers()))
+            answers = await newest_answers(client)
+        show_left_out(Console(stderr=True), answers)
+        show_one(of_cell(answers))
 
     def show_one(requests: Sequence[Explained]) -> None:
         show(Console(), choose(requests, which), requests)

@@ -319,9 +319,9 @@ class StreamingClient:
         """Pages and requests of every worker; raises `ServerUnreachable` without an answer in the connect timeout."""
         return await self._ask(AskStatus(), CellStatus)
 
-    async def ledgers(self) -> tuple[AnswerLedger, ...]:
-        """Of the newest answers of the cell, the newest last, whoever asked for them; raises what `status` raises."""
-        return (await self._ask(AskLedgers(), Ledgers)).answers
+    async def ledgers(self, skip: int = 0) -> tuple[AnswerLedger, ...]:
+        """A page of answers of the cell, the newest but `skip` and the newest of them last; raises as `status` does."""
+        return (await self._ask(AskLedgers(skip=skip), Ledgers)).answers
 
     async def _ask(self, question: AskStatus | AskLedgers, kind: type[A]) -> A:
         waiting: asyncio.Future[A] = asyncio.get_running_loop().create_future()

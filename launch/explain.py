@@ -17,14 +17,16 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+from launch.client import StreamingClient
 from launch.evaluation.advice import ADVICE, RESIDUAL
 from launch.evaluation.breakdown import Breakdown, Part, breakdown, of_ledger
 from launch.evaluation.results import from_lines
 from launch.stats import details, milliseconds, told_parts, transfer_detail
 from runtime.stages import Ledger
-from transport.messages.client import AnswerLedger
+from transport.messages.client import LEDGERS_AT_ONCE, MAX_LEDGERS, AnswerLedger
 
 _BAR = 16  # characters for the whole of E2E
+_MOST_NAMED = 5
 _RANK = re.compile(r"p(\d{1,3}(?:\.\d+)?)")
 
 
@@ -74,11 +76,31 @@ def of_file(path: Path) -> list[Explained]:
     return told
 
 
-def of_cell(answers: Iterable[AnswerLedger]) -> list[Explained]:
-    """The newest answers of a running cell.
+async def newest_answers(client: StreamingClient) -> list[AnswerLedger]:
+    """Those that a running cell remembers, whoever asked for them, the newest last.
 
     Raises:
-        CannotExplain: there are none.
+        launch.client.ServerUnreachable: no answer.
+    """
+    found: dict[int, AnswerLedger] = {}  # by number: those that end meanwhile push others on to the next page
+    for skip in range(0, MAX_LEDGERS, LEDGERS_AT_ONCE):
+        page = await client.ledgers(skip)
+        found = {one.request: one for one in page} | found
+        if len(page) < LEDGERS_AT_ONCE:
+            break
+    return list(found.values())
+
+
+def left_out(answers: Iterable[AnswerLedger]) -> list[AnswerLedger]:
+    """Answers that cannot be explained: a worker was lost, or its numbers came too late."""
+    return [one for one in answers if of_ledger(one.ledger, one.tokens, None) is None]
+
+
+def of_cell(answers: Sequence[AnswerLedger]) -> list[Explained]:
+    """The newest answers of a running cell, but those that are `left_out`.
+
+    Raises:
+        CannotExplain: there are none, or of none have all workers told their times.
     """
     told = [
         Explained(
@@ -94,7 +116,11 @@ def of_cell(answers: Iterable[AnswerLedger]) -> list[Explained]:
         if (found := of_ledger(answer.ledger, answer.tokens, None)) is not None
     ]
     if not told:
-        raise CannotExplain("this cell has not ended an answer yet: `kvrelay generate` asks it for one")
+        raise CannotExplain(
+            f"{_without_times(answers)}; ask the cell for another answer"
+            if answers
+            else "this cell has not ended an answer yet: `kvrelay generate` asks it for one"
+        )
     return told
 
 
@@ -137,6 +163,18 @@ def stage_medians(requests: Sequence[Explained]) -> dict[str, float]:
     seconds = [{part.stage: part.seconds for part in _with_residual(one.found)} for one in requests]
     stages = {stage for one in seconds for stage in one}
     return {stage: median(one.get(stage, 0.0) for one in seconds) for stage in stages}
+
+
+def show_left_out(console: Console, answers: Sequence[AnswerLedger]) -> None:
+    """A line that counts and names those of `answers` that are `left_out`, if any is."""
+    if without := left_out(answers):
+        console.print(_without_times(without), style="bold yellow", highlight=False, markup=False)
+
+
+def _without_times(answers: Sequence[AnswerLedger]) -> str:
+    named = ", ".join(f"{one.request} ({one.id})" for one in answers[-_MOST_NAMED:])
+    more = f" and {len(answers) - _MOST_NAMED} older ones" if len(answers) > _MOST_NAMED else ""
+    return f"{len(answers)} of the newest answers lack the times of a worker and cannot be explained: {named}{more}"
 
 
 def show(console: Console, request: Explained, requests: Sequence[Explained]) -> None:

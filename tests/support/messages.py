@@ -140,7 +140,7 @@ LINKS: Mapping[str, Direction] = MappingProxyType(
                 client.Cancel(id="r1"),
                 client.Ping(),
                 client.AskStatus(),
-                client.AskLedgers(),
+                client.AskLedgers(skip=100),
                 client.AskTimeline(last_s=10.0),
             ),
         ),

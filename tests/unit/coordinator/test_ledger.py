@@ -50,3 +50,8 @@ def test_answers_are_remembered_and_cancelled_requests_are_not() -> None:
     assert (ended.request_id, ended.tokens) == (answered, 2)
     assert ended.timeline.has_all_text
     assert ended.timeline.first_token_at is not None
+
+
+def test_what_ended_before_its_text_was_out_waited_for_nothing() -> None:
+    ended = timeline().complete(Ledger(), now=8.0)  # the last token was taken in then, its text came at 8.25
+    assert ended.send_s == 0.0

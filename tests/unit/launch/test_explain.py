@@ -1,7 +1,10 @@
 """Is the right request chosen, and the right part blamed?"""
 
+import asyncio
 import io
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,9 +12,20 @@ from rich.console import Console
 
 from launch.evaluation.advice import ADVICE
 from launch.evaluation.results import Outcome, RequestResult, to_lines
-from launch.explain import CannotExplain, choose, largest, largest_excess, of_cell, of_file, show, stage_medians
+from launch.explain import (
+    CannotExplain,
+    choose,
+    largest,
+    largest_excess,
+    newest_answers,
+    of_cell,
+    of_file,
+    show,
+    show_left_out,
+    stage_medians,
+)
 from runtime.stages import DecodeStages, Ledger, PrefillStages
-from transport.messages.client import AnswerLedger
+from transport.messages.client import LEDGERS_AT_ONCE, MAX_LEDGERS, AnswerLedger
 
 
 def ledger(*, queue_s: float = 0.0, decode_s: float = 2.0) -> Ledger:
@@ -108,3 +122,40 @@ def test_every_stage_has_advice() -> None:
     one = AnswerLedger(request=0, id="a", ended_s=0.0, prompt_tokens=1, tokens=1, ledger=ledger())
     found = of_cell([one, msgspec.structs.replace(one, tokens=4), msgspec.structs.replace(one, ledger=local)])
     assert {part.stage for told in found for part in told.found.parts} | {"residual"} == ADVICE.keys()
+
+
+def answers_of_a_cell(count: int) -> list[AnswerLedger]:
+    return [
+        AnswerLedger(request=number, id="r", ended_s=1.0, prompt_tokens=5, tokens=4, ledger=ledger())
+        for number in range(count)
+    ]
+
+
+def test_answers_that_lack_the_times_of_a_worker_are_counted_and_named() -> None:
+    good, *bad = answers_of_a_cell(8)
+    bad = [msgspec.structs.replace(one, id="[/]", ledger=Ledger(total_s=1.0)) for one in bad]
+    assert [one.number for one in of_cell([*bad, good])] == [0]
+    console = Console(file=io.StringIO(), width=300)
+    show_left_out(console, [good])
+    show_left_out(console, [*bad, good])
+    (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]  # a StringIO
+    assert line.startswith("7 of the newest answers lack the times of a worker")
+    assert line.endswith(": 3 ([/]), 4 ([/]), 5 ([/]), 6 ([/]), 7 ([/]) and 2 older ones")
+    with pytest.raises(CannotExplain, match=r"7 of the newest .*ask the cell for another"):
+        of_cell(bad)
+
+
+@pytest.mark.parametrize(("count", "oldest"), [(0, 0), (99, 0), (100, 0), (250, 0), (MAX_LEDGERS, 9)])
+def test_all_answers_that_a_cell_remembers_are_fetched_though_others_end_meanwhile(count: int, oldest: int) -> None:
+    remembered = deque(answers_of_a_cell(count), maxlen=MAX_LEDGERS)
+
+    class Client:
+        async def ledgers(self, skip: int) -> tuple[AnswerLedger, ...]:
+            page = list(remembered)[: max(len(remembered) - skip, 0)][-LEDGERS_AT_ONCE:]
+            number = remembered[-1].request + 1 if remembered else 0
+            remembered.append(msgspec.structs.replace(answers_of_a_cell(1)[0], request=number))
+            return tuple(page)
+
+    client: Any = Client()
+    numbers = [one.request for one in asyncio.run(newest_answers(client))]
+    assert numbers == list(range(oldest, count)), "every one that was not forgotten meanwhile"
