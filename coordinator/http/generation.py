@@ -158,8 +158,8 @@ class Generation:
                 await inbox.wait()
         body = answer.whole()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await self._send(send, _start(headers), _body(body, last=True))
-        self._passed(dict.fromkeys(range(len(self._timelines)), True))
+        began = await self._send(send, _start(headers), _body(body, last=True))
+        self._passed(began, dict.fromkeys(range(len(self._timelines)), True))
 
     async def _stream(self, send: Send) -> None:
         """Until something is to be said, there is no status: a request that fails before its first token gets one."""
@@ -188,23 +188,24 @@ class Generation:
             if data:
                 start = () if started else (_start(_STREAM_HEADERS),)
                 started = True
-                await self._send(send, *start, _body(data, last=over))
-                self._passed({number: delta.finish is not None for number, delta in taken.items()})
+                began = await self._send(send, *start, _body(data, last=over))
+                self._passed(began, {number: delta.finish is not None for number, delta in taken.items()})
             if over:
                 return
             await inbox.wait()
 
-    def _passed(self, choices: Mapping[int, bool]) -> None:
-        """Tokens of these choices are with the socket; of those that are true, the last ones."""
+    def _passed(self, at: float, choices: Mapping[int, bool]) -> None:
+        """Tokens of these choices were given to the socket; of those that are true, the last ones."""
         for number, last in choices.items():
-            self._timelines[number].passed(self._last_sent, last=last)
+            self._timelines[number].passed(at, last=last)
 
-    async def _send(self, send: Send, *messages: Message) -> None:
-        """Waits while the client's buffers are full; meanwhile deltas merge in the inbox."""
-        self._sending_since = self._open_answers.now()
+    async def _send(self, send: Send, *messages: Message) -> float:
+        """When it began. It waits while the client's buffers are full; meanwhile deltas merge in the inbox."""
+        began = self._sending_since = self._open_answers.now()
         for message in messages:
             await send(message)
         self._last_sent, self._sending_since = self._open_answers.now(), None
+        return began
 
 
 def _start(headers: Iterable[tuple[bytes, bytes]]) -> Message:

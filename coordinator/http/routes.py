@@ -134,8 +134,7 @@ class Api:
     # --- generation --------------------------------------------------------------------------------------------------
 
     async def chat(self, request: Request) -> ASGIApp:
-        received_at = self._open_answers.now()
-        body = await self._read(request, ChatRequest)
+        body, received_at = await self._read(request, ChatRequest)
         constraint = constraints.of_chat(body)
         asked = translate.chat(body, constraint, self._ask_limits)
         prepared = await self._prepare(asked.requests, constraint)
@@ -143,8 +142,7 @@ class Api:
         return self._generation(prepared, ChatAnswer(head, asked, prepared, self._service.text), received_at)
 
     async def completion(self, request: Request) -> ASGIApp:
-        received_at = self._open_answers.now()
-        body = await self._read(request, CompletionRequest)
+        body, received_at = await self._read(request, CompletionRequest)
         constraint = constraints.of_format(body)
         asked = translate.completion(body, constraint, self._ask_limits)
         prepared = await self._prepare(asked.requests, constraint)
@@ -182,7 +180,7 @@ class Api:
         return schemas.Model(name, self._created, root=name, max_model_len=model.max_model_len if model else 0)
 
     async def tokenize(self, request: Request) -> ASGIApp:
-        body = await self._read(request, TokenizeRequest)
+        body, _ = await self._read(request, TokenizeRequest)
         if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages", "invalid_value", "prompt")
         asked = GenerateRequest(
@@ -208,7 +206,7 @@ class Api:
         )
 
     async def detokenize(self, request: Request) -> ASGIApp:
-        body = await self._read(request, DetokenizeRequest)
+        body, _ = await self._read(request, DetokenizeRequest)
         text = self._service.text
         unknown = next((token for token in body.tokens if token >= text.vocab_size), None)
         if unknown is not None:
@@ -240,13 +238,16 @@ class Api:
     async def docs(self, _: Request) -> ASGIApp:
         return Response(docs_page(document(self.operations)), media_type="text/html")
 
-    async def _read(self, request: Request, form: type[R]) -> R:
-        body, unknown = decode(await read_json_body(request, self._limits), form)
+    async def _read(self, request: Request, form: type[R]) -> tuple[R, float]:
+        """The body, and when its last byte was in: what a slow client takes before that is no time of ours."""
+        data = await read_json_body(request, self._limits)
+        received_at = self._open_answers.now()
+        body, unknown = decode(data, form)
         fresh = [key for key in names(unknown) if key not in self._warned]
         if fresh and len(self._warned) < _MOST_WARNED_KEYS:
             self._warned.update(fresh)
             _log.warning("unknown keys in a request are ignored", extra={"fields": {"keys": fresh[:10]}})
-        return body
+        return body, received_at
 
 
 def _json(body: msgspec.Struct, status: int = 200) -> Response:

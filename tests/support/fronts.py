@@ -26,6 +26,7 @@ class Front:
     gate: Gate
     counters: HttpCounters
     operations: tuple[Operation, ...]
+    clock: ManualClock
 
     async def ask(self, method: str, path: str, *headers: tuple[bytes, bytes], body: bytes = b"") -> Answer:
         return await Client(method, path, [body], headers).ask(self.gate)
@@ -59,4 +60,4 @@ def front(
         counters,
         clock,
     )
-    return Front(gate, counters, api.operations)
+    return Front(gate, counters, api.operations, clock)

@@ -125,6 +125,22 @@ async def test_tokens_gather_while_the_reader_is_slow() -> None:
     assert contents(stage.events, 1) == ["", "x" * 998 + "y"]
 
 
+@scene
+async def test_tokens_were_passed_on_before_a_slow_reader_took_them() -> None:
+    """The ledger ends where the socket begins, as it does for a client over ZeroMQ."""
+    stage = Stage(stream=True)
+    await settle()
+    stage.client.reads.clear()
+    given_at = stage.clock.time
+    stage.service.say(0, delta(0, "a", STOP))
+    await settle()
+    stage.clock.time += 5.0
+    stage.client.reads.set()
+    await stage.end()
+    timeline = stage.service.sinks[0].timeline
+    assert (timeline.first_passed_at, timeline.last_passed_at) == (given_at, given_at)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("tokens", [0, 2])
 def test_a_client_that_leaves_takes_every_choice_along(stream: bool, tokens: int) -> None:
