@@ -6,7 +6,7 @@ the state after each event and never changes it.
 
 from collections.abc import Sequence
 
-from coordinator.events import Action, Event, Submitted, Tell
+from coordinator.events import Action, Emit, Event, Submitted, Tell, WorkerLost
 from coordinator.state import CellState, Phase
 from runtime import flight
 
@@ -16,20 +16,28 @@ class CellFlight(flight.FlightRecorder):
         super().__init__(capacity)
         self._cell = cell
         self._open: dict[int, tuple[Phase, float]] = {}  # phase of each request that has not ended, and since when
+        self._pages_of: dict[str, str] = {}  # the gauge of each decode worker: made once, not with every token
 
     def saw(self, event: Event, actions: Sequence[Action], now: float) -> None:
         """The machine has handled `event` and decided on `actions`."""
         if isinstance(event, Submitted):
             self._open[event.request_id] = (Phase.QUEUED, now)
         for action in actions:
+            if isinstance(action, Emit) and action.index > 1 and action.finish is None:
+                continue  # most tokens: they come in the middle of a phase
             subject = action.message if isinstance(action, Tell) else action
             request_id: int | None = getattr(subject, "request_id", None)  # workers are told of other things, too
             if request_id in self._open:
                 self._look_at(request_id, now)
         self.gauge("queued", len(self._cell.queue), now)
         self.gauge("open requests", len(self._open), now)
+        if isinstance(event, WorkerLost) and (name := self._pages_of.pop(event.worker_id, None)) is not None:
+            self.drop_gauge(name, now)
         for worker in self._cell.of_role("decode"):
-            self.gauge(f"unspent pages of {worker.worker_id}", worker.free_pages, now)
+            name = self._pages_of.get(worker.worker_id)
+            if name is None:
+                name = self._pages_of[worker.worker_id] = f"unspent pages of {worker.worker_id}"
+            self.gauge(name, worker.free_pages, now)
 
     def since(self, last_s: float, now: float) -> flight.Recording:
         """Phases that go on are part of it, as long as they have lasted so far."""

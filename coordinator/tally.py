@@ -182,5 +182,6 @@ class Tally:
         if handed_off:
             self.intake.observe(stages.intake_s)
             self.verify.observe(stages.verify_s)
-        self.join.observe(stages.join_s)
-        self.decode.observe(stages.decode_s)
+        if stages.steps:  # it may never have joined: a stop string was complete with token 1
+            self.join.observe(stages.join_s)
+            self.decode.observe(stages.decode_s)

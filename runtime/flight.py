@@ -162,6 +162,11 @@ class FlightRecorder:
             self._gauges[name] = value
             self.record(now, Gauge(name, value, value if was is None else was))
 
+    def drop_gauge(self, name: str, now: float) -> None:
+        """What it counted is gone: it falls to 0 and is not told of any more."""
+        self.gauge(name, 0, now)
+        self._gauges.pop(name, None)
+
     def since(self, last_s: float, now: float) -> Recording:
         """What has ended in the last `last_s` seconds, in the order of recording, and every gauge's last value."""
         ended = list(self._ended)

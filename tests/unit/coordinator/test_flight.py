@@ -1,6 +1,6 @@
 """Does the coordinator's recorder know how long a request was in each phase, whatever became of it?"""
 
-from coordinator.events import Action, CancelAsked, DrainAsked, Event, Ticked
+from coordinator.events import Action, CancelAsked, DrainAsked, Event, Ticked, WorkerLost
 from coordinator.flight import CellFlight
 from runtime.flight import Gauge, InPhase
 from runtime.params import FinishReason
@@ -85,3 +85,17 @@ def test_a_request_that_ran_out_of_time_has_ended() -> None:
     cell.after(6.0)
     cell.feed(Ticked())
     assert cell.phases(request_id) == [("queued", 0.0), ("prefilling", 6.0)]
+
+
+def test_the_gauge_of_a_lost_worker_falls_to_nothing_and_comes_back_with_it() -> None:
+    cell = RecordedCell()
+    cell.feed(DrainAsked())
+    name = "unspent pages of d0"
+    assert cell.gauges()[name] == 64
+    cell.feed(WorkerLost("d0", "gone"))
+    cell.after(1.0)
+    assert name not in cell.gauges()
+    assert cell.flight is not None
+    assert Gauge(name, 0, 64) in cell.flight.since(1e6, cell.now).events
+    cell.join("d0", epoch=2)
+    assert cell.gauges()[name] == cell.worker("d0").free_pages > 0

@@ -224,3 +224,17 @@ def test_a_worker_that_reports_nothing_leaves_its_stages_out() -> None:
     cell.service.handle(DecodeLetGo("d0", request_id, 0, None, None))
     tally = cell.service.tally
     assert (tally.prefill_compute.count, tally.decode.count, tally.end_to_end.count) == (1, 0, 1)
+
+
+def test_who_never_joined_a_batch_is_in_no_histogram_of_it() -> None:
+    """A stop string is complete with token 1; the decode worker hears of it while the pages arrive."""
+    cell = SimulatedService()
+    request_id, front = cell.submit(ask(stop=("A",)))
+    cell.first(request_id, ord("A"))
+    cell.service.handle(PrefillLetGo("p0", request_id, 0, PREFILL, None))
+    cell.service.handle(DecodeLetGo("d0", request_id, 0, DecodeStages(intake_s=0.5), None))
+    assert front.end is not None
+    tally = cell.service.tally
+    assert tally.outcomes["stop"] == 1
+    assert of(tally.intake) == (1, 0.5)
+    assert (tally.join.count, tally.decode.count) == (0, 0)
