@@ -44,7 +44,7 @@ class DecodeStages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     intake_s: _Seconds = 0.0  # Admit received -> every page and digest in; contains the prefill
     verify_s: _Seconds = 0.0  # every page in -> their digests checked
-    verify_wait_s: _Seconds = 0.0  # of verify_s: until the engine thread was free
+    verify_wait_s: _Seconds = 0.0  # of verify_s: until the engine thread was free, and the way back to the loop
     join_s: _Seconds = 0.0  # verified, or token 1 sampled here -> first decode step starts
     decode_s: _Seconds = 0.0  # first decode step starts -> last token
     first_step_s: _Seconds = 0.0  # of decode_s: the first step
