@@ -12,8 +12,10 @@ from msgspec.structs import replace
 from launch.evaluation.arrivals import ClosedLoop
 from launch.evaluation.goodput import REMARKS, Ending
 from launch.evaluation.report.files import PAGE, STUDY, StudyUnreadable, load, write
+from launch.evaluation.report.findings import complaints
 from launch.evaluation.report.page import Results, render
 from launch.evaluation.report.selection import comparable, of_interest
+from launch.evaluation.report.tables import overview
 from launch.evaluation.report.words import number
 from launch.evaluation.results import Outcome, RequestResult, to_lines
 from launch.evaluation.slo import Slo
@@ -185,7 +187,8 @@ def test_every_ending_of_a_search_has_its_words(full: tuple[Study, Results]) -> 
     assert set(REMARKS) == set(Ending)
     one = study.goodputs[0]
     cut = replace(one, found=replace(one.found, ending=Ending.INTERRUPTED))
-    assert f"{REMARKS[Ending.INTERRUPTED]}." in render(replace(study, goodputs=(cut,)), {})
+    told = complaints(replace(study, goodputs=(cut,)), {})
+    assert f"Goodput of {one.system}: {REMARKS[Ending.INTERRUPTED]}." in told
 
 
 def test_what_was_cut_off_by_hand_is_held_against_nobody() -> None:
@@ -197,10 +200,10 @@ def test_what_was_cut_off_by_hand_is_held_against_nobody() -> None:
     study = builder.study(runs=(whole, stopped), workload=("sweep-001: stopped by hand after 60 of 90 requests",))
     assert comparable(study) == (whole,)
     assert comparable(replace(study, runs=(stopped,))) == (stopped,), "where there is nothing else, it is shown"
-    page = render(study, builder.results)
-    box = page[page.index("Before you believe") : page.index("What was asked")]
-    assert "cut off (in" not in box
-    assert "stopped by hand after 60 of 90" in box
+    told = " ".join(complaints(study, builder.results))
+    assert "cut off (in" not in told
+    assert "stopped by hand after 60 of 90" in told
+    assert [row[-1].startswith("stopped by hand") for row in overview(study).rows] == [False, True]
 
 
 def test_requests_are_compared_under_the_heaviest_load_that_all_systems_bore() -> None:
