@@ -14,6 +14,7 @@ import cyclopts
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 
 from coordinator.config import DEFAULT_HTTP_PORT
 from launch import models
@@ -320,7 +321,7 @@ def _run_client(main: "asyncio._CoroutineLike[None]") -> None:
 
 def _end(message: str, code: int = 1) -> NoReturn:
     """Errors that the person at the terminal can put right have no traceback."""
-    Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise SystemExit(code)
 
 

@@ -13,13 +13,12 @@ import msgspec
 import uvloop
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 
 from launch import models
 from launch.cell_flags import CellFlags
-from launch.client import ServerUnreachable
-from launch.errors import ModelUnavailable
-from launch.evaluation.bench import NotServed
-from launch.evaluation.conduct import Asked, Outputs, evaluate
+from launch.evaluation.asked import Asked
+from launch.evaluation.conduct import Failures, Interrupted, Outputs, evaluate
 from launch.evaluation.flags import (
     CELL,
     MEASURING,
@@ -29,26 +28,9 @@ from launch.evaluation.flags import (
     SloFlags,
     WorkloadFlags,
 )
-from launch.evaluation.http_target import ServerUnusable
-from launch.evaluation.opening import SystemMissing
 from launch.evaluation.recording import document
-from launch.evaluation.study import Study
-from launch.evaluation.tables import print_run, print_runs
-from launch.rundir import CellInUse, base_dir
-from launch.supervisor import CellFailed
-
-Failures = (
-    CellFailed,
-    CellInUse,
-    ModelUnavailable,
-    NotServed,
-    OSError,
-    ServerUnreachable,
-    ServerUnusable,
-    SystemMissing,
-    ValueError,
-)
-"""What the person at the terminal can put right."""
+from launch.evaluation.tables import findings, print_run, print_runs
+from launch.rundir import base_dir
 
 EXAMPLES = """
 Examples
@@ -151,16 +133,25 @@ def run_eval(  # noqa: PLR0913 - the flags of an evaluation
         _end(str(error))
     except (asyncio.CancelledError, KeyboardInterrupt):
         _end("interrupted before there was a result", 130)
-    page = _draw(outputs.recording.directory) if report else None
+    except Interrupted as error:
+        _end(str(error), 130)
     _show(outputs, json=json)
-    if page is not None and not json:
-        Console().print(f"report: {page}", highlight=False, markup=False, soft_wrap=True)
+    if report:
+        _draw(outputs.recording.directory, json=json)
+    if outputs.failure is not None:
+        _end(outputs.failure)
 
 
-def _draw(directory: Path) -> Path:
-    from launch.evaluation.report.files import write  # noqa: PLC0415 - matplotlib takes its time
+def _draw(directory: Path, *, json: bool) -> None:
+    """The results are on the terminal and on the disk: a page that cannot be drawn takes nothing away."""
+    console = Console(stderr=json)
+    try:
+        from launch.evaluation.report.files import write  # noqa: PLC0415 - matplotlib takes its time
 
-    return write(directory)
+        said = f"report: {write(directory)}"
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        said = f"no report: {type(error).__name__}: {error}"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(outputs: Outputs, *, json: bool) -> None:
@@ -173,23 +164,12 @@ def _show(outputs: Outputs, *, json: bool) -> None:
         print_runs(console, study.runs)
     else:
         print_run(console, study.runs[0], study.slo)
-    for line in _findings(study):
+    for line in findings(study):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("how it was measured: " + "; ".join(study.workload), highlight=False, markup=False, soft_wrap=True)
     console.print(f"results: {outputs.recording.directory}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _findings(study: Study) -> list[str]:
-    lines = [duel.verdict for duel in study.duels]
-    for one in study.goodputs:
-        found = one.found
-        rate = "none" if found.goodput_per_s is None else f"{found.goodput_per_s:.4g} requests/s"
-        lines.append(f"goodput of {one.system}: {rate} ({found.ending})")
-    if study.region_map is not None:
-        lines += [region.comparison.statement for region in study.region_map.regions]
-    return lines
-
-
 def _end(message: str, code: int = 1) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise SystemExit(code)

@@ -17,124 +17,111 @@ from pathlib import Path
 from rich.console import Console
 
 from launch.cell import available_cores
-from launch.cell_flags import CellFlags
+from launch.client import ServerUnreachable
 from launch.display import CellDisplay
-from launch.evaluation.bench import Bench, Rules, Stopped
+from launch.errors import ModelUnavailable
+from launch.evaluation.asked import Asked, check, count, systems_of
+from launch.evaluation.bench import Bench, NotServed, Rules, Stopped, SystemLost
 from launch.evaluation.campaigns.duel import DuelOptions, duel
 from launch.evaluation.campaigns.search import GoodputOptions, goodput
 from launch.evaluation.campaigns.session import Session
 from launch.evaluation.campaigns.shapes import RegionOptions, Shape, map_regions
-from launch.evaluation.campaigns.sweep import SweepOptions, slo_scale, sweep
+from launch.evaluation.campaigns.sweep import SweepOptions, sweep
 from launch.evaluation.environment import commit, environment, own_version
-from launch.evaluation.flags import CampaignFlags, LoadFlags, SloFlags, WorkloadFlags
+from launch.evaluation.http_target import ServerUnusable
 from launch.evaluation.lengths import Fixed
 from launch.evaluation.live import LiveDisplay
-from launch.evaluation.opening import Means, Systems
+from launch.evaluation.opening import Means, SystemMissing, Systems
 from launch.evaluation.recording import Recording
-from launch.evaluation.results import RequestResult
-from launch.evaluation.sources import NoMoreRequests, Source, Synthetic
+from launch.evaluation.sources import Source, Synthetic
 from launch.evaluation.study import Study
-from launch.evaluation.systems import OwnCell, SystemSpec, parse_system
-from launch.rundir import is_running
+from launch.evaluation.systems import OwnCell, SystemSpec
+from launch.rundir import CellInUse
+from launch.supervisor import CellFailed
 from runtime.clock import SystemClock
 
+Failures = (
+    CellFailed,
+    CellInUse,
+    ModelUnavailable,
+    NotServed,
+    OSError,
+    ServerUnreachable,
+    ServerUnusable,
+    SystemLost,
+    SystemMissing,
+    ValueError,
+)
+"""What the person at the terminal can put right."""
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """Everything that was said on the command line."""
 
-    system: str | None
-    workload: WorkloadFlags
-    load: LoadFlags
-    slo: SloFlags
-    campaign: CampaignFlags
-    cell: CellFlags
-    warm_up_s: float
-    cool_down_s: float
-    grace_s: float
-    priming: int
-    one_at_a_time: bool
-    command: tuple[str, ...]  # as typed
-    api_key: str | None
-    url_model: str | None
-    tokenizer: Path | None
-    output: Path | None
-    title: str | None
-    quiet: bool
-    verbose: bool
+class Interrupted(Exception):
+    """The person at the terminal did not want to wait for anything; what was measured is kept."""
 
 
 @dataclass(frozen=True)
 class Outputs:
     study: Study
-    results: dict[str, list[RequestResult]]  # by run id
     recording: Recording
-
-
-def systems_of(asked: Asked, base: Path) -> tuple[SystemSpec, ...]:
-    """
-    Raises:
-        ValueError: a name is none; or regions without a second system.
-    """
-    text = asked.system
-    if text is None:
-        text = "cell:default" if is_running(base, "default") else "1P1D"
-    specs = [parse_system(text)]
-    if asked.campaign.compare is not None:
-        specs.append(parse_system(asked.campaign.compare))
-    elif asked.campaign.regions is not None:
-        raise ValueError("--regions needs two systems: name the second with --compare")
-    return tuple(specs)
-
-
-def check(asked: Asked) -> None:
-    """What can be known to be wrong before a cell takes seconds to start.
-
-    Raises:
-        ValueError: and why.
-    """
-    campaign, slo = asked.campaign, asked.slo.slo()
-    campaign.rates()
-    campaign.shapes()
-    if campaign.chooses_rates and not fights(asked) and asked.load.names_a_load:
-        raise ValueError(
-            "--sweep, --goodput and --regions choose their rates: leave --rate and --concurrency out, or add --compare"
-            " for runs at that load"
-        )
-    if (campaign.goodput or campaign.factors()) and slo is None:
-        raise ValueError("--goodput and --slo-scale need an SLO, such as --slo-ttft-ms 500 --slo-tpot-ms 50")
-    source = asked.workload.source(None) if asked.workload.fit is None else None
-    if source is not None and (fights(asked) or not campaign.chooses_rates):
-        asked.load.count(source, asked.load.arrivals(source), asked.workload.seed)
-
-
-def fights(asked: Asked) -> bool:
-    """Whether two systems are compared at one load: with other campaigns only where a load is named for it."""
-    return asked.campaign.compare is not None and (asked.load.names_a_load or not asked.campaign.chooses_rates)
+    failure: str | None  # why it ended early; None: it did not, or by hand
 
 
 async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
     """
     Raises:
-        ValueError, OSError and what opening a system raises: nothing was measured.
-        asyncio.CancelledError: stopped before anything was measured, or twice.
+        Failures: nothing was measured.
+        asyncio.CancelledError: stopped before anything was measured.
+        Interrupted: stopped twice; what was measured is written.
     """
     check(asked)
     specs = systems_of(asked, base)
-    console, clock = Console(stderr=True), SystemClock()
     created = datetime.now(UTC)
-    recording = Recording(asked.output or Path("eval-results") / f"{created:%Y-%m-%d-%H%M%S}")
-    facts = environment(len(available_cores()))
+    directory = asked.output or Path("eval-results") / f"{created:%Y-%m-%d-%H%M%S}"
+    recording = Recording(directory, new=asked.output is None)
+    try:
+        return await _evaluate(asked, specs, recording, created, base, cache_dir)
+    except asyncio.CancelledError:
+        if not recording.has_study:
+            raise
+        raise Interrupted(f"interrupted; what was measured is in {directory}") from None
+
+
+async def _evaluate(
+    asked: Asked, specs: tuple[SystemSpec, ...], recording: Recording, created: datetime, base: Path, cache_dir: Path
+) -> Outputs:
+    console, clock = Console(stderr=True), SystemClock()
+    facts, checkout = environment(len(available_cores())), commit()
     display = CellDisplay(console, verbose=asked.verbose)
     interrupts = _Interrupts()
-    study: Study | None = None
+    failure: str | None = None
     with interrupts.heard(), display:
         systems = Systems(specs, _means(asked, specs, display, base, cache_dir), one_at_a_time=asked.one_at_a_time)
         async with systems:
             opened = [await systems.use(name) for name in systems.names[: 1 if asked.one_at_a_time else None]]
             contexts = [one.context_tokens for one in opened if one.context_tokens is not None]
             source = asked.workload.source(min(contexts, default=None))
+            words = asked.words(source)
             display.stop()
+
+            def study() -> Study:
+                """So far."""
+                return Study(
+                    title=asked.title or f"{' against '.join(systems.names)}: {words[0]}",
+                    command=shlex.join(["kvrelay", *without_key(asked.command)]),
+                    created=f"{created:%Y-%m-%dT%H:%M:%SZ}",
+                    version=own_version(),
+                    commit=checkout,
+                    environment={"model": opened[0].model, **facts},
+                    workload=(*words, *_rules_in_words(asked), *bench.all_notes()),
+                    slo=asked.slo.slo(),
+                    systems=bench.measured,
+                    runs=tuple(bench.runs),
+                    goodputs=tuple(session.goodputs),
+                    slo_scales=tuple(bench.slo_scales),
+                    duels=tuple(session.duels),
+                    region_map=session.region_map,
+                )
+
             bench = Bench(
                 systems=systems,
                 recording=recording,
@@ -143,6 +130,7 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
                 clock=clock,
                 display=LiveDisplay(console, clock, asked.slo.slo(), quiet=asked.quiet),
                 stop=interrupts.stop,
+                saved=lambda: recording.study(study()),
             )
             session = Session(run_load=bench.run_load, progress=bench.announce, at_rate=asked.load.at_rate(source))
             interrupts.measuring = True
@@ -150,69 +138,42 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
                 await _measure(asked, bench, session, source)
             except Stopped:
                 pass
-            except NoMoreRequests as error:
+            except Failures as error:
                 if not bench.runs:
                     raise
-                bench.notes.append(f"ended early: {error}")
+                failure = f"ended early: {error}"
+                bench.notes.append(failure)
             finally:
                 if bench.runs:
-                    study = _study(asked, bench, session, source, {"model": opened[0].model, **facts}, created)
-                    recording.study(study)
-    if study is None:
+                    bench.saved()
+    if not bench.runs:
         raise asyncio.CancelledError
-    return Outputs(study, bench.results, recording)
-
-
-def _study(
-    asked: Asked, bench: Bench, session: Session, source: Source, facts: dict[str, str], created: datetime
-) -> Study:
-    return Study(
-        title=asked.title or f"{' against '.join(bench.systems.names)}: {source.words()[0]}",
-        command=shlex.join(["kvrelay", *without_key(asked.command)]),
-        created=f"{created:%Y-%m-%dT%H:%M:%SZ}",
-        version=own_version(),
-        commit=commit(),
-        environment=facts,
-        workload=tuple(dict.fromkeys((*source.words(), *_rules_in_words(asked), *bench.notes))),
-        slo=asked.slo.slo(),
-        systems=tuple(bench.known.values()),
-        runs=tuple(bench.runs),
-        goodputs=tuple(session.goodputs),
-        slo_scales=tuple(session.slo_scales),
-        duels=tuple(session.duels),
-        region_map=session.region_map,
-    )
+    return Outputs(study(), recording, failure)
 
 
 async def _measure(asked: Asked, bench: Bench, session: Session, source: Source) -> None:
     """The campaigns that were asked for, or one run."""
     campaign, slo, names = asked.campaign, asked.slo.slo(), bench.systems.names
-    factors = campaign.factors()
+    left_out_s = asked.warm_up_s + asked.cool_down_s
     if campaign.sweep is not None:
-        size = asked.load.size(60.0, 100)
-        await sweep(
-            session, source, names, SweepOptions(rates_per_s=campaign.rates(), size=size, slo=slo, slo_factors=factors)
-        )
+        size = asked.load.size(60.0, 100, left_out_s)
+        await sweep(session, source, names, SweepOptions(rates_per_s=campaign.rates(), size=size))
     if campaign.goodput and slo is not None:
-        options = GoodputOptions(slo=slo, size=asked.load.size(60.0, 100), search=campaign.search())
-        await goodput(session, source, names, options)
+        size = asked.load.size(60.0, 100, left_out_s)
+        await goodput(session, source, names, GoodputOptions(slo=slo, size=size, search=campaign.search()))
     if campaign.regions is not None:
-        shapes = RegionOptions(
-            shapes=campaign.shapes(), slo=slo, size=asked.load.size(30.0, 40), pairs=campaign.pairs or 6
-        )
+        session.at_rate = asked.load.random  # a trace has no times for these shapes
+        size = asked.load.size(30.0, 40, left_out_s)
+        shapes = RegionOptions(shapes=campaign.shapes(), slo=slo, size=size, pairs=campaign.region_pairs)
         await map_regions(session, lambda shape: _shaped(shape, asked), names[0], names[1], shapes)
-    if campaign.chooses_rates and not fights(asked):
+    if campaign.chooses_rates and not asked.fights:
         return
-    arrivals = asked.load.arrivals(source)
-    count = asked.load.count(source, arrivals, asked.workload.seed)
-    if fights(asked):
-        pairs = DuelOptions(arrivals=arrivals, requests=count, slo=slo, pairs=campaign.pairs or 10)
-        await duel(session, source, names[0], names[1], pairs)
+    arrivals, requests = asked.load.arrivals(source), count(asked, source)
+    if asked.fights:
+        options = DuelOptions(arrivals=arrivals, requests=requests, slo=slo, pairs=campaign.duel_pairs)
+        await duel(session, source, names[0], names[1], options)
         return
-    workload = session.fresh(source, names, arrivals, count)
-    run, results = await bench.run_load(names[0], workload, arrivals, "single")
-    if factors and slo is not None:
-        session.slo_scales.append(slo_scale(run, results, slo, factors))
+    await bench.run_load(names[0], session.fresh(source, names, arrivals, requests), arrivals, "single")
 
 
 def _shaped(shape: Shape, asked: Asked) -> Source:
@@ -244,6 +205,7 @@ def _rules(asked: Asked) -> Rules:
     return Rules(
         seed=asked.workload.seed,
         slo=asked.slo.slo(),
+        slo_factors=asked.campaign.factors(),
         warm_up_s=asked.warm_up_s,
         cool_down_s=asked.cool_down_s,
         grace_s=asked.grace_s,

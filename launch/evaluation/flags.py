@@ -66,6 +66,32 @@ class WorkloadFlags:
     trace_requests: Annotated[int | None, Parameter(group=WORKLOAD, help="Use so many of the others.")] = None
     seed: Annotated[int, Parameter(group=WORKLOAD, help="The same seed: the same requests at the same times.")] = 0
 
+    @property
+    def is_trace(self) -> bool:
+        return self.azure is not None or self.mooncake is not None
+
+    @property
+    def reads_a_file(self) -> bool:
+        return self.is_trace or self.prompts is not None
+
+    def check(self) -> None:
+        """What is wrong whatever the files hold and the server says.
+
+        Raises:
+            ValueError: and why.
+        """
+        if sum(file is not None for file in (self.azure, self.mooncake, self.prompts)) > 1:
+            raise ValueError("--azure, --mooncake and --prompts: one workload at a time")
+        if not self.is_trace and (self.scale is not None or self.fit is not None):
+            raise ValueError("--scale and --fit shrink the lengths of a trace: give --azure or --mooncake")
+        if self.scale is not None and self.fit is not None:
+            raise ValueError("--scale and --fit: one of them")
+        if self.fit is not None and not 0.0 < self.fit <= 1.0:
+            raise ValueError(f"--fit is {self.fit:g}; it is a share of the trace, such as 0.95")
+        not_below_0("--trace-start", self.trace_start)
+        if self.trace_requests is not None:
+            _above_0("--trace-requests", self.trace_requests)
+
     def source(self, context_tokens: int | None) -> Source:
         """Blocks: reads files.
 
@@ -73,11 +99,7 @@ class WorkloadFlags:
             ValueError: flags contradict each other, or a file is not what it should be.
             OSError: a file cannot be read.
         """
-        files = [file for file in (self.azure, self.mooncake, self.prompts) if file is not None]
-        if len(files) > 1:
-            raise ValueError("--azure, --mooncake and --prompts: one workload at a time")
-        if self.azure is None and self.mooncake is None and (self.scale is not None or self.fit is not None):
-            raise ValueError("--scale and --fit shrink the lengths of a trace: give --azure or --mooncake")
+        self.check()
         if self.prompts is not None:
             records = self._slice(tuple(read_prompts(lines_of(self.prompts))))
             return Prompts(
@@ -101,8 +123,6 @@ class WorkloadFlags:
         if self.fit is not None:
             if context_tokens is None:
                 raise ValueError("--fit: the server does not say how long its context is; use --scale")
-            if self.scale is not None:
-                raise ValueError("--scale and --fit: one of them")
             scale = fit(chosen, context_tokens, self.fit)
         else:
             block = parse_scale(self.scale) if self.scale is not None else None
@@ -145,10 +165,13 @@ class LoadFlags:
         float | None, Parameter(group=LOAD, help="Seconds of arrivals; with --requests, so many at least.")
     ] = None
 
-    def arrivals(self, source: Source) -> Arrivals:
+    def check(self, *, trace: bool) -> None:
         """
+        Args:
+            trace: whether the requests have times.
+
         Raises:
-            ValueError: flags contradict each other.
+            ValueError: flags contradict each other, or a number is out of range.
         """
         ways = {"--constant": self.constant, "--burstiness": self.burstiness is not None}
         clocks = {"--trace-clock": self.trace_clock is not None, "--concurrency": self.concurrency is not None}
@@ -157,13 +180,31 @@ class LoadFlags:
             raise ValueError(
                 f"{', '.join([*named, *(['--rate'] if self.rate is not None else [])])}: one load at a time"
             )
+        numbers: dict[str, float | None] = {
+            "--rate": self.rate,
+            "--burstiness": self.burstiness,
+            "--trace-clock": self.trace_clock,
+            "--concurrency": self.concurrency,
+            "--requests": self.requests,
+            "--duration": self.duration,
+        }
+        for flag, number in numbers.items():
+            if number is not None:
+                _above_0(flag, number)
+        if self.trace_clock is not None and not trace:
+            raise ValueError("--trace-clock needs a trace: --azure or --mooncake")
+
+    def arrivals(self, source: Source) -> Arrivals:
+        """
+        Raises:
+            ValueError: flags contradict each other, or a number is out of range.
+        """
+        self.check(trace=isinstance(source, Trace))
         if self.concurrency is not None:
-            return ClosedLoop(_above_0("--concurrency", self.concurrency))
+            return ClosedLoop(self.concurrency)
         if self.trace_clock is not None:
-            if not isinstance(source, Trace):
-                raise ValueError("--trace-clock needs a trace: --azure or --mooncake")
-            return TraceClock(_above_0("--trace-clock", self.trace_clock))
-        return self._random(_above_0("--rate", 1.0 if self.rate is None else self.rate))
+            return TraceClock(self.trace_clock)
+        return self.random(1.0 if self.rate is None else self.rate)
 
     @property
     def names_a_load(self) -> bool:
@@ -171,10 +212,11 @@ class LoadFlags:
 
     def at_rate(self, source: Source) -> Callable[[float], Arrivals]:
         """For campaigns, which choose rates themselves: on the trace's clock if that was asked for."""
-        return TraceRate if self.trace_clock is not None and isinstance(source, Trace) else self._random
+        return TraceRate if self.trace_clock is not None and isinstance(source, Trace) else self.random
 
-    def count(self, source: Source, arrivals: Arrivals, seed: int) -> int:
-        """
+    def count(self, source: Source, arrivals: Arrivals, seed: int, runs: int = 1) -> int:
+        """Of each of so many runs, which have different requests.
+
         Raises:
             ValueError: none, or more than the source has.
         """
@@ -185,20 +227,22 @@ class LoadFlags:
             within = requests_within(_above_0("--duration", self.duration), arrivals, seed, recorded)
             count = within if count is None else max(count, within)
         if count is None:
-            count = _DEFAULT_REQUESTS if records is None else min(len(records), _DEFAULT_REQUESTS)
+            count = _DEFAULT_REQUESTS if records is None else max(min(len(records) // runs, _DEFAULT_REQUESTS), 1)
+        if records is not None and count * runs > len(records):
+            raise ValueError(f"{runs} x {count} different requests are asked for, and the file has {len(records)}")
         return _above_0("--requests", count)
 
-    def size(self, seconds: float, at_least: int) -> Size:
+    def size(self, seconds: float, at_least: int, left_out_s: float = 0.0) -> Size:
         """Of each run of a campaign."""
         if self.requests is not None and self.duration is None:
-            return Size(seconds=1e-9, at_least=self.requests)
-        return Size(seconds=self.duration or seconds, at_least=self.requests or at_least)
+            return Size(seconds=1e-9, at_least=self.requests, left_out_s=left_out_s)
+        return Size(seconds=self.duration or seconds, at_least=self.requests or at_least, left_out_s=left_out_s)
 
-    def _random(self, rate_per_s: float) -> Arrivals:
+    def random(self, rate_per_s: float) -> Arrivals:
         if self.constant:
             return Constant(rate_per_s)
         if self.burstiness is not None:
-            return Gamma(rate_per_s, _above_0("--burstiness", self.burstiness))
+            return Gamma(rate_per_s, self.burstiness)
         return Poisson(rate_per_s)
 
 
@@ -253,6 +297,26 @@ class CampaignFlags:
         Parameter(group=CAMPAIGN, help="With --compare: who wins for each PROMPTxANSWER length, as 64x64,512x16."),
     ] = None
 
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: a flag does not say what it should.
+        """
+        self.rates()
+        self.factors()
+        self.shapes()
+        self.search()
+        if self.pairs is not None and self.pairs < 2:
+            raise ValueError(f"--pairs is {self.pairs}; fewer than 2 pairs have no uncertainty, so no verdict")
+
+    @property
+    def duel_pairs(self) -> int:
+        return self.pairs or 10
+
+    @property
+    def region_pairs(self) -> int:
+        return self.pairs or 6
+
     def search(self) -> Search:
         first = _above_0("--goodput-from", self.goodput_from)
         highest, lowest = max(10_000.0, first), min(0.01, first)
@@ -285,6 +349,15 @@ class CampaignFlags:
         if any(min(shape.prompt_tokens, shape.output_tokens) < 1 for shape in shapes):
             raise ValueError("--regions: lengths are above 0")
         return shapes
+
+
+def not_below_0(flag: str, number: float) -> None:
+    """
+    Raises:
+        ValueError: it is, or it is no number.
+    """
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"{flag} is {number:g}; it has to be 0 or more")
 
 
 def _above_0(flag: str, number: _Number) -> _Number:

@@ -80,6 +80,17 @@ class Ending(StrEnum):
     INTERRUPTED = "interrupted"  # there was more to try
 
 
+REMARKS = {
+    Ending.FOUND: "",
+    Ending.ABOVE_HIGHEST: "even the highest rate that the search may try held the target: the goodput is this or more",
+    Ending.BELOW_LOWEST: "not even the lowest rate that the search may try held the target",
+    Ending.CLIENT_TOO_SLOW: "the client could not send at the next rate: the goodput is this or more",
+    Ending.OUT_OF_PROBES: "the search ran out of probes before its interval was as narrow as asked",
+    Ending.INTERRUPTED: "the search was interrupted: there was more to try",
+}
+"""What a reader has to know of an ending; nothing where the search found what it looked for."""
+
+
 class Try(Struct, frozen=True, kw_only=True):
     """Run a probe at this rate, with requests and arrivals that no probe had yet."""
 

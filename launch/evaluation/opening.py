@@ -197,5 +197,5 @@ def _url_ids(model: Served, means: Means) -> tuple[tuple[int, int], tuple[str, .
         return vocabulary.BYTES, ()
     low, high = vocabulary.UNKNOWN
     return vocabulary.UNKNOWN, (
-        f"{model.id}: prompts are made of the ids {low} to {high - 1}; --tokenizer would tell its whole vocabulary",
+        f"prompts are made of the ids {low} to {high - 1}; --tokenizer would tell its whole vocabulary",
     )

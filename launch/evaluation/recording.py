@@ -1,8 +1,8 @@
 """Where do the results of an evaluation lie?
 
 In one directory: `study.json`, one `{run_id}.jsonl` per run with a line per request, and the report that
-`launch.evaluation.report.files` makes of them. A run is written when it ends, so an evaluation that is stopped or
-killed keeps what it had.
+`launch.evaluation.report.files` makes of them. A run is written when it ends, and the study so far with it, so an
+evaluation that is stopped or killed keeps what it had.
 """
 
 import os
@@ -20,18 +20,27 @@ STUDY_FILE = "study.json"
 
 
 class Recording:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, new: bool = False) -> None:
         """
+        Args:
+            new: it must not be there yet.
+
         Raises:
-            ValueError: the directory holds a study already, or cannot be made.
+            ValueError: the directory holds results already, or cannot be made.
         """
-        if (directory / STUDY_FILE).exists():
-            raise ValueError(f"{directory} holds a study already; choose another directory with --output")
+        if (directory / STUDY_FILE).exists() or any(directory.glob("*.jsonl")):
+            raise ValueError(
+                f"{directory} holds results already (study.json or *.jsonl); choose another directory with --output"
+            )
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=not new)
         except OSError as error:
             raise ValueError(f"cannot write to {directory}: {error.strerror}") from error
         self.directory = directory
+
+    @property
+    def has_study(self) -> bool:
+        return (self.directory / STUDY_FILE).exists()
 
     def requests(self, run_id: str, results: Sequence[RequestResult]) -> None:
         with _replacing(self.directory / f"{run_id}.jsonl") as path, path.open("wb") as file:

@@ -22,6 +22,9 @@ from launch.evaluation.slo import Attainments, Slo
 FORMAT = 1
 """Of the document; a reader refuses what it does not know."""
 
+OF_OTHER_LOADS = frozenset({"regions", "calibration"})
+"""Purposes whose runs have lengths or SLOs of their own."""
+
 _RunId = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._-]+$")]
 
 
@@ -43,6 +46,7 @@ class Run(Struct, frozen=True, kw_only=True):
     rate_per_s: float | None  # planned; None in a closed loop
     requests: int
     seconds: float  # from the first planned arrival to the last end
+    stopped: bool = False  # by hand: what it cut off is nobody's fault
     prompt_tokens: float | None = None  # mean per request, as planned; None: text
     output_tokens: float = 0.0  # mean per request, as planned
     measures: Measures  # of the window without warm-up and cool-down

@@ -6,13 +6,13 @@ Pure: the `Run` of a study, made of its results.
 from collections.abc import Sequence
 from statistics import fmean
 
-from launch.evaluation.arrivals import Arrivals, ClosedLoop
+from launch.evaluation.arrivals import Arrivals, ClosedLoop, Poisson
 from launch.evaluation.compatible import Keys, vllm_keys
 from launch.evaluation.load import dispatch, saturation
 from launch.evaluation.measures import measure, whole
 from launch.evaluation.results import Outcome, RequestResult, Window, arriving, steady
-from launch.evaluation.slo import Slo, attain
-from launch.evaluation.study import Run
+from launch.evaluation.slo import Slo, attain, scale_curve
+from launch.evaluation.study import Run, SloScale
 from launch.evaluation.workload import Request
 
 
@@ -27,6 +27,7 @@ def summarise(  # noqa: PLR0913 - a run has so many sides
     slo: Slo | None = None,
     warm_up_s: float = 0.0,
     cool_down_s: float = 0.0,
+    stopped: bool = False,
 ) -> Run:
     """
     Args:
@@ -45,6 +46,7 @@ def summarise(  # noqa: PLR0913 - a run has so many sides
         rate_per_s=None if closed else planned_rate(arrivals, requests),
         requests=len(results),
         seconds=whole(results).duration_s,
+        stopped=stopped,
         prompt_tokens=fmean(prompts) if prompts and len(prompts) == len(requests) else None,
         output_tokens=fmean(request.output_tokens for request in requests) if requests else 0.0,
         measures=measures,
@@ -66,14 +68,25 @@ def planned_rate(arrivals: Arrivals, requests: Sequence[Request]) -> float | Non
     return (len(requests) - 1) / span if span > 0.0 else None
 
 
+def slo_scale(run: Run, results: Sequence[RequestResult], slo: Slo, factors: Sequence[float]) -> SloScale:
+    """Any run's requests can be judged again."""
+    return SloScale(
+        run_id=run.run_id,
+        system=run.system,
+        points=scale_curve(arriving(results, run.measures.window), slo, factors),
+    )
+
+
 def deviations(
     run: Run, results: Sequence[RequestResult], planned: int, warm_up_s: float = 0.0, cool_down_s: float = 0.0
 ) -> tuple[str, ...]:
     """Notes on what differs from the plan."""
     notes = []
-    if run.requests < planned:
+    if run.stopped:
+        cut = sum(result.outcome is Outcome.CUT_OFF for result in results)
         notes.append(
-            f"{run.run_id}: stopped after {run.requests} of {planned} requests; what is missing is in no number"
+            f"{run.run_id}: stopped by hand after {run.requests} of {planned} requests: {cut} under way are cut off,"
+            " and what is missing is in no number"
         )
     if (warm_up_s or cool_down_s) and run.measures.window == whole(results):
         notes.append(f"{run.run_id}: warm-up and cool-down would leave nothing of it and are in its numbers")
@@ -98,7 +111,7 @@ def _load_keys(arrivals: Arrivals, requests: Sequence[Request], results: Sequenc
     """What `vllm bench serve` says of the load; vLLM writes "inf" as the rate of a closed loop, and null is here."""
     completed = [result for result in results if result.outcome is Outcome.COMPLETED]
     counted = [result.prompt_tokens for result in completed if result.prompt_tokens is not None]
-    burstiness: float = getattr(arrivals, "burstiness", 1.0)
+    burstiness: float | None = 1.0 if isinstance(arrivals, Poisson) else getattr(arrivals, "burstiness", None)
     return {
         "num_prompts": len(requests),
         "request_rate": planned_rate(arrivals, requests),

@@ -1,23 +1,27 @@
-"""How is a run told on a terminal?
+"""How are the runs of a study, and what follows from them, told on a terminal?
 
-Its latencies with their intervals, then what the server did, then, in bold, why one should not believe it.
+Of a run its latencies with their intervals, then what the server did, then, in bold, why one should not believe it.
 """
 
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from launch.evaluation.goodput import REMARKS
 from launch.evaluation.intervals import Estimate
 from launch.evaluation.measures import PERCENTS, Summary
+from launch.evaluation.report import words
 from launch.evaluation.slo import Attainment, Slo
-from launch.evaluation.study import Run
+from launch.evaluation.study import Goodput, Run, Study
 
 _WIDE = 150
 
 
 def print_run(console: Console, run: Run, slo: Slo | None) -> None:
-    table = Table(title=f"{run.system}: {load_words(run)}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    title = escape(f"{run.system}: {load_words(run)}")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("ms")
     for title in ("mean", *(f"p{percent}" for percent in PERCENTS), "max", "n"):
         table.add_column(title, justify="right")
@@ -36,7 +40,7 @@ def print_run(console: Console, run: Run, slo: Slo | None) -> None:
     for line in lines(run, slo):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     for complaint in complaints(run):
-        console.print(f"[bold red]{complaint}[/]", highlight=False, soft_wrap=True)
+        console.print(complaint, style="bold red", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_runs(console: Console, runs: Sequence[Run]) -> None:
@@ -59,6 +63,15 @@ def print_runs(console: Console, runs: Sequence[Run]) -> None:
     console.print(table)
 
 
+def findings(study: Study) -> Iterator[str]:
+    """What follows from the runs of its campaigns."""
+    yield from (duel.verdict for duel in study.duels)
+    yield from map(_goodput, study.goodputs)
+    if study.region_map is not None:
+        yield f"regions: A = {study.region_map.a}, B = {study.region_map.b}"
+        yield from (region.comparison.statement for region in study.region_map.regions)
+
+
 def load_words(run: Run) -> str:
     tokens = f"{run.output_tokens:.4g} tokens each"
     if run.prompt_tokens is not None:
@@ -77,7 +90,11 @@ def lines(run: Run, slo: Slo | None) -> Iterator[str]:
     yield "throughput: " + ", ".join(f"{rate:.4g} {unit}" for unit, rate in rates.items() if rate is not None)
     yield "outcomes: " + (", ".join(f"{n} {outcome}" for outcome, n in measures.outcomes.items() if n) or "none")
     if run.attainments is not None and slo is not None:
-        shares = {"both": run.attainments.every, "TTFT": run.attainments.ttft_only, "gaps": run.attainments.gaps_only}
+        shares = {
+            "whole SLO": run.attainments.every,
+            "TTFT": run.attainments.ttft_only,
+            "gaps": run.attainments.gaps_only,
+        }
         told = ", ".join(f"{name} {_share(attainment)}" for name, attainment in shares.items())
         yield f"attainment ({slo_words(slo)}): {told}"
     if run.dispatch is not None and run.dispatch.lag_p99_s is not None and run.dispatch.lag_max_s is not None:
@@ -94,6 +111,14 @@ def complaints(run: Run) -> Iterator[str]:
 def slo_words(slo: Slo) -> str:
     bounds = {"TTFT": slo.ttft_s, "TPOT": slo.tpot_s, "stall": slo.stall_s, "E2E": slo.e2e_s}
     return ", ".join(f"{name} {bound * 1e3:.6g} ms" for name, bound in bounds.items() if bound is not None)
+
+
+def _goodput(one: Goodput) -> str:
+    found, remark = one.found, REMARKS[one.found.ending]
+    rate = "none"
+    if found.goodput_per_s is not None:
+        rate = f"{found.goodput_per_s:.4g} {words.interval(found.low_per_s, found.high_per_s)}".rstrip() + " requests/s"
+    return f"goodput of {one.system}: {rate}" + (f"; {remark}" if remark else "")
 
 
 def _cells(summary: Summary, *, wide: bool) -> list[str]:

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from launch.cell_flags import CellFlags
-from launch.evaluation.conduct import Asked, Outputs, evaluate
+from launch.evaluation.conduct import Outputs, evaluate
 from launch.evaluation.flags import CampaignFlags, LoadFlags, SloFlags, WorkloadFlags
 from launch.evaluation.opening import SystemMissing
 from launch.evaluation.report.files import load
 from launch.evaluation.results import Outcome
+from tests.support.asking import asked
 from tests.support.http_cells import HostedCell, hosted, mock_http
 from tests.support.tree import ROOT
 
@@ -42,37 +42,16 @@ def directory(cell: HostedCell) -> Path:
     return Path(cell.running.endpoint.removeprefix("ipc://")).parent
 
 
-def asked(system: str, output: Path, **changes: Any) -> Asked:
-    choices: dict[str, Any] = {
-        "workload": WORKLOAD,
-        "load": LOAD,
-        "slo": SloFlags(slo_ttft_ms=60_000.0),
-        "campaign": CampaignFlags(),
-        "cell": CellFlags(mock=True),
-        "warm_up_s": 0.0,
-        "cool_down_s": 0.0,
-        "grace_s": 60.0,
-        "priming": 2,
-        "one_at_a_time": False,
-        "command": ("eval", system),
-        "api_key": None,
-        "url_model": None,
-        "tokenizer": None,
-        "title": None,
-        "quiet": True,
-        "verbose": False,
-    }
-    return Asked(system=system, output=output, **(choices | changes))
-
-
 def run(system: str, output: Path, base: Path, **changes: Any) -> Outputs:
-    return asyncio.run(evaluate(asked(system, output, **changes), base, base))
+    choices = {"workload": WORKLOAD, "load": LOAD} | changes
+    return asyncio.run(evaluate(asked(system, output, **choices), base, base))
 
 
 def check(outputs: Outputs, output: Path) -> None:
     """What every single run leaves behind."""
     study, results = load(output)
-    assert results == {run_id: tuple(one) for run_id, one in outputs.results.items()}
+    assert study == outputs.study
+    assert outputs.failure is None
     (one,) = study.runs
     answers = results[one.run_id]
     assert [answer.index for answer in answers] == list(range(REQUESTS)), "priming is in no result"
@@ -91,11 +70,9 @@ def check(outputs: Outputs, output: Path) -> None:
 
 def test_a_running_cell_and_its_url_are_measured_alike(cell: HostedCell, tmp_path: Path) -> None:
     base, name = directory(cell).parent, directory(cell).name
-    by_name = run(f"cell:{name}", tmp_path / "name", base)
-    by_url = run(cell.api, tmp_path / "url", base)
-    check(by_name, tmp_path / "name")
-    check(by_url, tmp_path / "url")
-    (zmq,), (http,) = by_name.results.values(), by_url.results.values()
+    check(run(f"cell:{name}", tmp_path / "name", base), tmp_path / "name")
+    check(run(cell.api, tmp_path / "url", base), tmp_path / "url")
+    (zmq,), (http,) = (load(tmp_path / name)[1].values() for name in ("name", "url"))
     assert [one.arrival_s for one in zmq] == pytest.approx([one.arrival_s for one in http], abs=1e-9)
     assert [one.prompt_tokens for one in zmq] == [one.prompt_tokens for one in http]
     assert all(one.ledger is not None for one in zmq), "our own cells tell where the time went"
@@ -107,7 +84,7 @@ def test_prompts_of_a_file_go_to_a_url_as_text(cell: HostedCell, tmp_path: Path)
     file.write_text('{"prompt": "abc", "output_tokens": 2}\n{"prompt": "defgh"}\n')
     workload = WorkloadFlags(prompts=file, output_tokens="3")
     outputs = run(cell.api, tmp_path / "out", tmp_path, workload=workload, load=LoadFlags(concurrency=1))
-    (answers,) = outputs.results.values()
+    (answers,) = load(tmp_path / "out")[1].values()
     assert [(one.prompt_tokens, len(one.token_s)) for one in answers] == [(3, 2), (5, 3)]
     assert outputs.study.runs[0].dispatch is None
 
@@ -127,6 +104,8 @@ def test_a_campaign_that_has_used_up_its_file_keeps_what_it_measured(cell: Hoste
     assert len(study.runs) == 1
     assert any(note.startswith("ended early: 2 requests from number 2 on") for note in study.workload)
     assert outputs.study == study
+    assert outputs.failure is not None
+    assert outputs.failure.startswith("ended early")
 
 
 def test_a_sweep_of_two_systems_ends_with_a_duel_where_a_load_is_named(cell: HostedCell, tmp_path: Path) -> None:
@@ -193,7 +172,7 @@ def test_the_command_prints_what_it_has_when_it_is_interrupted(cell: HostedCell,
     document = json.loads(told)
     assert document == json.loads((output / "study.json").read_text())
     assert document["runs"][0]["requests"] == 2
-    assert any("stopped after 2 of 3 requests" in note for note in document["workload"])
+    assert any("stopped by hand after 2 of 3 requests: 0 under way" in note for note in document["workload"])
 
 
 def answered(cell: HostedCell) -> int:

@@ -15,7 +15,7 @@ from launch.evaluation.arrivals import Arrivals, Poisson
 from launch.evaluation.campaigns.progress import Course, Progress
 from launch.evaluation.results import RequestResult, arriving
 from launch.evaluation.slo import Attainments, Slo, attain
-from launch.evaluation.study import Duel, Goodput, RegionMap, Run, SloScale
+from launch.evaluation.study import Duel, Goodput, RegionMap, Run
 from launch.evaluation.workload import Workload
 
 RunLoad = Callable[[str, Workload, Arrivals, str], Awaitable[tuple[Run, list[RequestResult]]]]
@@ -39,9 +39,10 @@ class Size(Struct, frozen=True, kw_only=True):
 
     seconds: Annotated[float, Meta(gt=0.0)] = 60.0
     at_least: Annotated[int, Meta(ge=1)] = 100
+    left_out_s: Annotated[float, Meta(ge=0.0)] = 0.0  # of warm-up and cool-down, on top
 
     def requests(self, rate_per_s: float) -> int:
-        return max(math.ceil(rate_per_s * self.seconds), self.at_least)
+        return max(math.ceil(rate_per_s * self.seconds), self.at_least) + math.ceil(rate_per_s * self.left_out_s)
 
     def planned_s(self, rate_per_s: float) -> float:
         return self.requests(rate_per_s) / rate_per_s
@@ -60,7 +61,6 @@ class Session:
     at_rate: Callable[[float], Arrivals] = Poisson  # what to ask for at a rate
     runs: list[Run] = field(default_factory=list)
     goodputs: list[Goodput] = field(default_factory=list)
-    slo_scales: list[SloScale] = field(default_factory=list)
     duels: list[Duel] = field(default_factory=list)
     region_map: RegionMap | None = None
     seen: dict[str, int] = field(default_factory=dict)  # by system: the first request that it has not seen

@@ -10,16 +10,12 @@ from msgspec import Struct
 
 from launch.evaluation.campaigns.progress import Course
 from launch.evaluation.campaigns.session import Session, Size, Source
-from launch.evaluation.results import RequestResult, arriving
-from launch.evaluation.slo import Slo, scale_curve
-from launch.evaluation.study import Run, SloScale
+from launch.evaluation.study import Run
 
 
 class SweepOptions(Struct, frozen=True, kw_only=True):
     rates_per_s: tuple[float, ...]
     size: Size = Size()
-    slo: Slo | None = None
-    slo_factors: tuple[float, ...] = ()  # of the SLO, for a curve of each run
 
 
 async def sweep(session: Session, source: Source, systems: Sequence[str], options: SweepOptions) -> tuple[Run, ...]:
@@ -30,20 +26,9 @@ async def sweep(session: Session, source: Source, systems: Sequence[str], option
         arrivals = session.at_rate(rate)
         workload = session.fresh(source, systems, arrivals, options.size.requests(rate))
         for system in systems if turn % 2 == 0 else reversed(systems):
-            run, results = await session.run(system, workload, arrivals, course)
+            run, _ = await session.run(system, workload, arrivals, course)
             runs.append(run)
-            if options.slo is not None and options.slo_factors:
-                session.slo_scales.append(slo_scale(run, results, options.slo, options.slo_factors))
     return tuple(runs)
-
-
-def slo_scale(run: Run, results: Sequence[RequestResult], slo: Slo, factors: Sequence[float]) -> SloScale:
-    """Pure: any run's requests can be judged again."""
-    return SloScale(
-        run_id=run.run_id,
-        system=run.system,
-        points=scale_curve(arriving(results, run.measures.window), slo, factors),
-    )
 
 
 def parse_rates(text: str) -> tuple[float, ...]:

@@ -9,19 +9,14 @@ from itertools import combinations
 
 from msgspec import Struct
 
-from launch.evaluation.goodput import Ending
+from launch.evaluation.goodput import REMARKS
 from launch.evaluation.report import words
 from launch.evaluation.results import Outcome, RequestResult
 from launch.evaluation.study import Goodput, Run, Study
 
-_ENDINGS = {
-    Ending.FOUND: "",
-    Ending.ABOVE_HIGHEST: "even the highest rate that the search may try held the target: the goodput is this or more",
-    Ending.BELOW_LOWEST: "not even the lowest rate that the search may try held the target",
-    Ending.CLIENT_TOO_SLOW: "the client could not send at the next rate: the goodput is this or more",
-    Ending.OUT_OF_PROBES: "the search ran out of probes before its interval was as narrow as asked",
-}
 _NAMED_RUNS = 4
+_DOUBTS = (" cut to ", "stopped by hand", "ended early")
+"""Notes of `launch.evaluation.scaling`, `summary` and `conduct` that a reader has to see first."""
 
 
 class GoodputRow(Struct, frozen=True, kw_only=True):
@@ -66,9 +61,9 @@ def complaints(study: Study, results: Mapping[str, Sequence[RequestResult]]) -> 
     )
     said += _outcomes(study, results)
     for goodput in study.goodputs:
-        if _ENDINGS[goodput.found.ending]:
-            said.append(f"Goodput of {goodput.system}: {_ENDINGS[goodput.found.ending]}.")
-    said += [f"{note}." for note in study.workload if " cut to " in note]  # launch.evaluation.scaling.Scale.notes
+        if remark := REMARKS[goodput.found.ending]:
+            said.append(f"Goodput of {goodput.system}: {remark}.")
+    said += [f"{note}." for note in study.workload if any(mark in note for mark in _DOUBTS)]
     if study.commit is not None and study.commit.endswith("-dirty"):
         said.append("The checkout had changes that no commit holds: nobody can repeat exactly this.")
     return said
@@ -94,9 +89,13 @@ def _about(study: Study, what: str, so: str, complaint: Callable[[Run], str | No
 def _outcomes(study: Study, results: Mapping[str, Sequence[RequestResult]]) -> list[str]:
     said = []
     for system in study.systems:
-        own = [run for run in study.runs if run.system == system.name]
-        total = sum(sum(run.measures.outcomes.values()) for run in own)
         for outcome in (Outcome.FAILED, Outcome.REJECTED, Outcome.CUT_OFF):
+            own = [
+                run
+                for run in study.runs
+                if run.system == system.name and not (run.stopped and outcome is Outcome.CUT_OFF)
+            ]
+            total = sum(sum(run.measures.outcomes.values()) for run in own)
             count = sum(run.measures.outcomes.get(outcome, 0) for run in own)
             if not count:
                 continue
@@ -148,7 +147,7 @@ def _goodput_row(study: Study, goodput: Goodput) -> GoodputRow:
         per_worker=f"{_rate(goodput, workers)}, {workers} workers" if workers else words.NONE,
         attainment=words.share(at.attainment) if at is not None else words.NONE,
         probes=len(goodput.run_ids),
-        remark=_ENDINGS[found.ending],
+        remark=REMARKS[found.ending],
     )
 
 

@@ -13,10 +13,7 @@ from launch.evaluation.arrivals import ClosedLoop
 from launch.evaluation.report import words
 from launch.evaluation.results import RequestResult, arriving
 from launch.evaluation.slo import Attainments, pool
-from launch.evaluation.study import Run, Study
-
-_OF_OTHER_LOADS = frozenset({"regions", "calibration"})
-"""Purposes whose runs have lengths or SLOs of their own."""
+from launch.evaluation.study import OF_OTHER_LOADS, Run, Study
 
 
 class RatePoint(Struct, frozen=True, kw_only=True):
@@ -42,7 +39,9 @@ class Interest(Struct, frozen=True, kw_only=True):
 
 
 def comparable(study: Study) -> tuple[Run, ...]:
-    return tuple(run for run in study.runs if run.purpose not in _OF_OTHER_LOADS)
+    """Whole runs; those that were stopped by hand only where there are no others."""
+    runs = [run for run in study.runs if run.purpose not in OF_OTHER_LOADS]
+    return tuple(run for run in runs if not run.stopped) or tuple(runs)
 
 
 def is_steady(run: Run) -> bool:

@@ -96,6 +96,7 @@ def environment(facts: Mapping[str, str]) -> Table:
 def _overview_row(run: Run) -> tuple[str, ...]:
     measures = run.measures
     remarks = [
+        *(["stopped by hand"] if run.stopped else []),
         *(["client lagged"] if run.dispatch is not None and not run.dispatch.honest else []),
         *(["no steady state"] if run.saturation is not None and run.saturation.found else []),
         *(f"{n} {name.value.replace('_', ' ')}" for name, n in measures.outcomes.items() if n and name != "completed"),

@@ -14,11 +14,12 @@ from launch.evaluation.campaigns.progress import Course, Step, in_words
 from launch.evaluation.campaigns.search import GoodputOptions, goodput, probed_of
 from launch.evaluation.campaigns.session import Session, Size
 from launch.evaluation.campaigns.shapes import RegionOptions, Shape, map_regions
-from launch.evaluation.campaigns.sweep import SweepOptions, parse_rates, slo_scale, sweep
+from launch.evaluation.campaigns.sweep import SweepOptions, parse_rates, sweep
 from launch.evaluation.goodput import Ending, Search
 from launch.evaluation.lengths import Fixed, Uniform
 from launch.evaluation.results import Outcome, RequestResult
 from launch.evaluation.slo import Slo
+from launch.evaluation.summary import slo_scale
 from launch.evaluation.workload import Workload
 from tests.support.fifo import serve
 from tests.support.loads import Drawn, Server, SimulatedLoads
@@ -78,7 +79,7 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
 def test_a_sweep_sends_the_same_to_all_systems_and_turns_their_order() -> None:
     simulated = loads()
     session = Session(simulated.run_load)
-    options = SweepOptions(rates_per_s=(1.0, 2.0, 4.0), size=SMALL, slo=SLO, slo_factors=(0.1, 1.0, 2.0))
+    options = SweepOptions(rates_per_s=(1.0, 2.0, 4.0), size=SMALL)
     runs = run(sweep(session, SOURCE, ["A", "B"], options))
     assert "".join(asked.system for asked in simulated.asked) == "ABBAAB"
     assert [asked.arrivals for asked in simulated.asked[::2]] == [Poisson(1.0), Poisson(2.0), Poisson(4.0)]
@@ -86,10 +87,6 @@ def test_a_sweep_sends_the_same_to_all_systems_and_turns_their_order() -> None:
         assert first.workload == second.workload
     assert session.runs == list(runs)
     assert {one.purpose for one in runs} == {"sweep"}
-    assert [scale.run_id for scale in session.slo_scales] == [one.run_id for one in runs]
-    met = [attainments.every.met for _, attainments in session.slo_scales[-1].points]
-    assert met == sorted(met)
-    assert met[0] == 0 < met[-1]
 
 
 def test_the_slo_is_judged_in_the_window_of_the_run() -> None:
@@ -97,8 +94,11 @@ def test_the_slo_is_judged_in_the_window_of_the_run() -> None:
     session = Session(simulated.run_load)
     (one,) = run(sweep(session, SOURCE, ["A"], SweepOptions(rates_per_s=(2.0,), size=SMALL)))
     results = fifo()(simulated.asked[0].workload, Poisson(2.0), 0)
-    total = slo_scale(one, results, SLO, [1.0]).points[0][1].every.total
-    assert total == sum(one.measures.outcomes.values()) < len(results)
+    scale = slo_scale(one, results, SLO, [0.1, 1.0, 2.0])
+    assert scale.points[0][1].every.total == sum(one.measures.outcomes.values()) < len(results)
+    met = [attainments.every.met for _, attainments in scale.points]
+    assert met == sorted(met)
+    assert met[0] == 0 < met[-1]
 
 
 def test_no_system_sees_a_prompt_twice_in_a_study() -> None:

@@ -10,11 +10,14 @@ import pytest
 from msgspec.structs import replace
 
 from launch.evaluation.arrivals import ClosedLoop
+from launch.evaluation.goodput import REMARKS, Ending
 from launch.evaluation.report.files import PAGE, STUDY, StudyUnreadable, load, write
+from launch.evaluation.report.findings import complaints
 from launch.evaluation.report.page import Results, render
-from launch.evaluation.report.selection import of_interest
+from launch.evaluation.report.selection import comparable, of_interest
+from launch.evaluation.report.tables import overview
 from launch.evaluation.report.words import number
-from launch.evaluation.results import RequestResult, to_lines
+from launch.evaluation.results import Outcome, RequestResult, to_lines
 from launch.evaluation.slo import Slo
 from launch.evaluation.study import Study, System
 from tests.support.studies import AGGREGATED, SPLIT, Builder, failed, full_study
@@ -177,6 +180,30 @@ def test_a_lagging_client_and_cut_requests_stand_in_the_box() -> None:
     assert "the client lagged in 1 of 2 runs (at 3 requests/s)" in box
     assert "3 of 60 requests cut" in box
     assert "no commit" in box
+
+
+def test_every_ending_of_a_search_has_its_words(full: tuple[Study, Results]) -> None:
+    study, _ = full
+    assert set(REMARKS) == set(Ending)
+    one = study.goodputs[0]
+    cut = replace(one, found=replace(one.found, ending=Ending.INTERRUPTED))
+    told = complaints(replace(study, goodputs=(cut,)), {})
+    assert f"Goodput of {one.system}: {REMARKS[Ending.INTERRUPTED]}." in told
+
+
+def test_what_was_cut_off_by_hand_is_held_against_nobody() -> None:
+    builder = Builder(requests=60)
+    whole = builder.run(SPLIT, 2.0, 0)
+    answers = builder.results[whole.run_id]
+    cut = [replace(one, token_s=(), outcome=Outcome.CUT_OFF, ledger=None) for one in answers[-5:]]
+    stopped = replace(builder.add("1P1D", "sweep", 3.0, [*answers[:-5], *cut]), stopped=True)
+    study = builder.study(runs=(whole, stopped), workload=("sweep-001: stopped by hand after 60 of 90 requests",))
+    assert comparable(study) == (whole,)
+    assert comparable(replace(study, runs=(stopped,))) == (stopped,), "where there is nothing else, it is shown"
+    told = " ".join(complaints(study, builder.results))
+    assert "cut off (in" not in told
+    assert "stopped by hand after 60 of 90" in told
+    assert [row[-1].startswith("stopped by hand") for row in overview(study).rows] == [False, True]
 
 
 def test_requests_are_compared_under_the_heaviest_load_that_all_systems_bore() -> None:

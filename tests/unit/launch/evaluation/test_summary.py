@@ -1,11 +1,14 @@
 """Does a run say what it was asked, what it left out, and where it differs from the plan?"""
 
-import pytest
+from pathlib import Path
 
-from launch.evaluation.arrivals import ClosedLoop, Constant, TraceClock
+import pytest
+from msgspec.structs import replace
+
+from launch.evaluation.arrivals import Arrivals, ClosedLoop, Constant, Gamma, Poisson, TraceClock
 from launch.evaluation.conduct import without_key
 from launch.evaluation.lengths import Fixed
-from launch.evaluation.recording import document
+from launch.evaluation.recording import Recording, document
 from launch.evaluation.results import Outcome, RequestResult
 from launch.evaluation.slo import Slo
 from launch.evaluation.study import Run, Study, System
@@ -31,10 +34,19 @@ def results(workload: Workload, tokens: int = 2) -> list[RequestResult]:
     ]
 
 
-def summary(answers: list[RequestResult], arrivals: Constant | ClosedLoop | TraceClock = PLAN, **more: float) -> Run:
-    slo = Slo(ttft_s=0.2)
+def summary(
+    answers: list[RequestResult], arrivals: Arrivals = PLAN, warm_up_s: float = 0.0, cool_down_s: float = 0.0
+) -> Run:
     return summarise(
-        "001", "1P1D", "single", requests=WORKLOAD.requests, arrivals=arrivals, results=answers, slo=slo, **more
+        "001",
+        "1P1D",
+        "single",
+        requests=WORKLOAD.requests,
+        arrivals=arrivals,
+        results=answers,
+        slo=Slo(ttft_s=0.2),
+        warm_up_s=warm_up_s,
+        cool_down_s=cool_down_s,
     )
 
 
@@ -61,10 +73,10 @@ def test_warm_up_and_cool_down_leave_out_arrivals() -> None:
 
 def test_a_run_too_short_for_them_says_so() -> None:
     early = results(WORKLOAD)[:4]
-    run = summary(early, warm_up_s=5.0)
+    run = replace(summary(early, warm_up_s=5.0), stopped=True)
     assert run.measures.outcomes[Outcome.COMPLETED] == 4
     notes = " ".join(deviations(run, early, 40, warm_up_s=5.0))
-    assert "stopped after 4 of 40" in notes
+    assert "stopped by hand after 4 of 40 requests: 0 under way" in notes
     assert "warm-up" in notes
 
 
@@ -79,6 +91,27 @@ def test_a_closed_loop_has_no_plan_and_a_trace_the_rate_of_its_arrivals() -> Non
     assert closed.vllm["max_concurrency"] == 3
     assert closed.vllm["request_rate"] is None
     assert summary(results(WORKLOAD), TraceClock(3.0)).rate_per_s == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "burstiness"),
+    [(Poisson(2.0), 1.0), (Gamma(2.0, 0.5), 0.5), (PLAN, None), (ClosedLoop(3), None), (TraceClock(1.0), None)],
+)
+def test_only_random_gaps_have_a_burstiness(arrivals: Arrivals, burstiness: float | None) -> None:
+    assert summary(results(WORKLOAD), arrivals).vllm["burstiness"] == burstiness
+
+
+@pytest.mark.parametrize("name", ["study.json", "001-1P1D-single.jsonl"])
+def test_results_are_never_written_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="holds results already"):
+        Recording(tmp_path)
+
+
+def test_two_studies_that_begin_in_one_second_do_not_share_a_directory(tmp_path: Path) -> None:
+    Recording(tmp_path / "out", new=True)
+    with pytest.raises(ValueError, match="cannot write"):
+        Recording(tmp_path / "out", new=True)
 
 
 def test_only_a_single_run_has_the_keys_of_vllm_at_the_top_and_they_hide_nothing() -> None:
