@@ -45,15 +45,15 @@ def print_run(console: Console, run: Run, slo: Slo | None) -> None:
 
 def print_runs(console: Console, runs: Sequence[Run]) -> None:
     """One line per run, for campaigns."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("run", "requests/s", "TTFT p50/p99 ms", "TPOT p50/p99 ms", "tokens/s", "attainment", ""):
-        table.add_column(title, justify="left" if title in ("run", "") else "right", overflow="fold")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for title in ("run", "req/s", "TTFT ms\np50/p99", "TPOT ms\np50/p99", "tok/s", "attainment", ""):
+        table.add_column(title, justify="left" if title in ("run", "") else "right", no_wrap=title != "")
     for run in runs:
         measures = run.measures
         tokens = measures.output_tokens_per_s
         table.add_row(
             run.run_id,
-            f"{run.rate_per_s:.4g}" if run.rate_per_s is not None else "closed loop",
+            f"{run.rate_per_s:.4g}" if run.rate_per_s is not None else "closed",
             _p50_p99(measures.ttft),
             _p50_p99(measures.tpot),
             f"{tokens:.4g}" if tokens is not None else "-",
