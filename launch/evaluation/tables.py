@@ -6,7 +6,6 @@ Of a run its latencies with their intervals, then what the server did, then, in 
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from launch.evaluation.goodput import REMARKS
@@ -20,8 +19,8 @@ _WIDE = 150
 
 
 def print_run(console: Console, run: Run, slo: Slo | None) -> None:
-    title = escape(f"{run.system}: {load_words(run)}")
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    console.print(f"{run.system}: {load_words(run)}", style="italic", highlight=False, markup=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("ms")
     for title in ("mean", *(f"p{percent}" for percent in PERCENTS), "max", "n"):
         table.add_column(title, justify="right")
