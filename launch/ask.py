@@ -41,4 +41,4 @@ async def ask(
 
 
 def show_stats(completion: Completion) -> None:
-    print_stats(Console(stderr=True), completion)
+    print_stats(Console(stderr=True, emoji=False), completion)

@@ -85,7 +85,7 @@ def up(  # noqa: PLR0913 - the flags of the server
     verbose: Annotated[bool, Parameter(help="Show the log of every process.")] = False,
 ) -> None:
     """Start a cell: one coordinator and its workers. Ctrl-C drains it, a second one stops it at once."""
-    display = CellDisplay(Console(stderr=True), verbose=verbose)
+    display = CellDisplay(Console(stderr=True, emoji=False), verbose=verbose)
     workers = _workers(prefill, decode, aggregated)
     try:
         http_limits, request_limits = split_limits(limit)
@@ -160,7 +160,7 @@ def status(*, name: Name = "default") -> None:
 
     async def once() -> None:
         async with StreamingClient(_endpoint(name)) as client:
-            print_status(Console(), await client.status())
+            print_status(Console(emoji=False), await client.status())
 
     _run_client(once())
 
@@ -181,11 +181,11 @@ def explain(
     async def ask_cell() -> None:
         async with StreamingClient(_endpoint(name)) as client:
             answers = await newest_answers(client)
-        show_left_out(Console(stderr=True), answers)
+        show_left_out(Console(stderr=True, emoji=False), answers)
         show_one(of_cell(answers))
 
     def show_one(requests: Sequence[Explained]) -> None:
-        show(Console(), choose(requests, which), requests)
+        show(Console(emoji=False), choose(requests, which), requests)
 
     try:
         if results is None:
@@ -212,7 +212,7 @@ def trace(
                 await SystemClock().sleep(seconds)
             document = await fetch_trace(client, last if seconds is None else seconds)
         write_trace(document, output)
-        print_trace(Console(stderr=True), document, output)
+        print_trace(Console(stderr=True, emoji=False), document, output)
 
     _span(last if seconds is None else seconds)
     try:
@@ -272,7 +272,7 @@ def report(
 @model_app.command
 def pull(model: Annotated[str, Parameter(help="The model to fetch.")] = models.DEFAULT_MODEL) -> None:
     """Fetch a model, check it and convert it once, so that later starts load in seconds."""
-    display = CellDisplay(Console(stderr=True), verbose=False)
+    display = CellDisplay(Console(stderr=True, emoji=False), verbose=False)
     try:
         with display:
             directory = models.resolve(model, _cache_dir(), display.pull_progress)
@@ -321,7 +321,7 @@ def _run_client(main: "asyncio._CoroutineLike[None]") -> None:
 
 def _end(message: str, code: int = 1) -> NoReturn:
     """Errors that the person at the terminal can put right have no traceback."""
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise SystemExit(code)
 
 

@@ -37,7 +37,7 @@ async def _demo(display: CellDisplay, model_dir: Path) -> None:
 
 
 def main() -> None:
-    display = CellDisplay(Console(stderr=True), verbose=False)
+    display = CellDisplay(Console(stderr=True, emoji=False), verbose=False)
     try:
         with display:
             model_dir = models.resolve(

@@ -20,7 +20,7 @@ def doctor(environ: Mapping[str, str], home: Path, *, json: bool) -> int:
     Raises:
         KeyboardInterrupt: a signal asked for the end; the cell has been ended.
     """
-    waiting = Console(stderr=True)
+    waiting = Console(stderr=True, emoji=False)
     with (
         waiting.status("looking at this machine, and starting a small cell to measure it")
         if _draws(waiting)
@@ -30,7 +30,7 @@ def doctor(environ: Mapping[str, str], home: Path, *, json: bool) -> int:
             examination = examine(environ, home)
         except asyncio.CancelledError as cancelled:  # by a signal that asks us to end
             raise KeyboardInterrupt from cancelled
-    console = Console()
+    console = Console(emoji=False)
     if json:
         console.file.write(as_json(examination) + "\n")
     else:

@@ -39,7 +39,7 @@ def show(console: Console, examination: Examination) -> None:
     if console.is_terminal:
         _draw(console, examination)
         return
-    plain = Console(file=io.StringIO(), width=_PLAIN_WIDTH)
+    plain = Console(file=io.StringIO(), width=_PLAIN_WIDTH, emoji=False)
     with plain.capture() as drawn:
         _draw(plain, examination)
     for line in drawn.get().splitlines():

@@ -144,7 +144,7 @@ def run_eval(  # noqa: PLR0913 - the flags of an evaluation
 
 def _draw(directory: Path, *, json: bool) -> None:
     """The results are on the terminal and on the disk: a page that cannot be drawn takes nothing away."""
-    console = Console(stderr=json)
+    console = Console(stderr=json, emoji=False)
     try:
         from launch.evaluation.report.files import write  # noqa: PLC0415 - matplotlib takes its time
 
@@ -155,7 +155,7 @@ def _draw(directory: Path, *, json: bool) -> None:
 
 
 def _show(outputs: Outputs, *, json: bool) -> None:
-    console = Console()
+    console = Console(emoji=False)
     study = outputs.study
     if json:
         sys.stdout.write(msgspec.json.encode(document(study)).decode() + "\n")
@@ -171,5 +171,5 @@ def _show(outputs: Outputs, *, json: bool) -> None:
 
 
 def _end(message: str, code: int = 1) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    Console(stderr=True, emoji=False).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
     raise SystemExit(code)

@@ -89,7 +89,7 @@ async def evaluate(asked: Asked, base: Path, cache_dir: Path) -> Outputs:
 async def _evaluate(
     asked: Asked, specs: tuple[SystemSpec, ...], recording: Recording, created: datetime, base: Path, cache_dir: Path
 ) -> Outputs:
-    console, clock = Console(stderr=True), SystemClock()
+    console, clock = Console(stderr=True, emoji=False), SystemClock()
     facts, checkout = environment(len(available_cores())), commit()
     display = CellDisplay(console, verbose=asked.verbose)
     interrupts = _Interrupts()

@@ -11,11 +11,12 @@ from launch.evaluation.recording import Recording
 from tests.support.studies import SPLIT, Builder
 
 
-def test_an_error_is_told_as_it_is_and_not_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["[/v1/models]", "cell:a: against cell:b"])
+def test_an_error_is_told_as_it_is_and_not_as_markup_or_emoji(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        command.run_eval("[/v1/models]")
+        command.run_eval(name)
     assert ended.value.code == 1
-    assert "error: '[/v1/models]' names no system" in capsys.readouterr().err
+    assert f"error: '{name}' names no system" in capsys.readouterr().err
 
 
 def test_results_are_shown_before_a_page_that_cannot_be_drawn_and_the_reason_of_an_early_end(
