@@ -27,14 +27,22 @@ def start(cell: CellState, record: RequestRecord, route: Route, now: float) -> l
 
 
 def _orders(cell: CellState, record: RequestRecord, route: Route) -> list[Tell]:
-    what = {"request_id": record.request_id, "prompt": record.prompt, "sampling": record.sampling}
+    request_id, prompt, sampling = record.request_id, record.prompt, record.sampling
     if route.prefill is None:
-        return [Tell(route.computes, Serve(pages=route.pages, **what))]  # type: ignore[arg-type]  # a dict
-    prefill = cell.workers[route.prefill]
-    decode = cell.workers[route.decode] if route.decode is not None else None
-    what["transfer_id"] = record.transfer_id = cell.new_transfer_id()
-    orders = [Tell(route.prefill, Prefill(peer=decode.peer if decode else None, **what))]  # type: ignore[arg-type]  # likewise
-    if decode is not None:
-        admit = Admit(peer=prefill.peer, pages=route.pages, **what)  # type: ignore[arg-type]  # likewise
-        orders.insert(0, Tell(decode.worker_id, admit))
-    return orders
+        serve = Serve(request_id=request_id, prompt=prompt, sampling=sampling, pages=route.pages)
+        return [Tell(route.computes, serve)]
+    orders = []
+    transfer_id = record.transfer_id = cell.new_transfer_id()
+    if route.decode is not None:
+        admit = Admit(
+            request_id=request_id,
+            prompt=prompt,
+            sampling=sampling,
+            transfer_id=transfer_id,
+            peer=cell.workers[route.prefill].peer,
+            pages=route.pages,
+        )
+        orders.append(Tell(route.decode, admit))
+    peer = cell.workers[route.decode].peer if route.decode is not None else None
+    prefill = Prefill(request_id=request_id, prompt=prompt, sampling=sampling, transfer_id=transfer_id, peer=peer)
+    return [*orders, Tell(route.prefill, prefill)]

@@ -8,13 +8,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import cyclopts
 import msgspec
 from cyclopts import Parameter
 from rich.console import Console
-from rich.markup import escape
 
 from coordinator.config import DEFAULT_HTTP_PORT
 from launch import models
@@ -33,6 +32,7 @@ from launch.rundir import CellInUse, base_dir, client_endpoint, is_running
 from launch.serve import serve
 from launch.stats import print_status
 from launch.supervisor import CellFailed
+from launch.terminal import end
 from launch.trace import fetch_trace, print_trace, write_trace
 from runtime.clock import SystemClock
 from runtime.params import SamplingParams
@@ -105,11 +105,11 @@ def up(  # noqa: PLR0913 - the flags of the server
         options = cell.options(directory, workers, seed=seed, requests=request_limits, http=api)
         asyncio.run(serve(options, base_dir(os.environ), name, display, drain_timeout))
     except (CellFailed, CellInUse, ModelUnavailable, ValueError) as error:
-        _end(str(error))
+        end(str(error))
     except TimeoutError:
-        _end(f"requests were still in flight after {drain_timeout:g} s of draining; they were cut off")
+        end(f"requests were still in flight after {drain_timeout:g} s of draining; they were cut off")
     except KeyboardInterrupt:
-        _end("interrupted", 130)
+        end("interrupted", 130)
 
 
 @app.command
@@ -193,7 +193,7 @@ def explain(
         else:
             show_one(of_file(results))
     except CannotExplain as error:
-        _end(str(error))
+        end(str(error))
 
 
 @app.command
@@ -218,12 +218,12 @@ def trace(
     try:
         _run_client(once())
     except OSError as error:
-        _end(f"{output}: {error.strerror}")
+        end(f"{output}: {error.strerror}")
 
 
 def _span(seconds: float) -> None:
     if not 0 < seconds <= 1e9:
-        _end(f"a timeline of {seconds:g} s: give a positive number of seconds")
+        end(f"a timeline of {seconds:g} s: give a positive number of seconds")
 
 
 @app.command
@@ -241,7 +241,7 @@ def chat(
     try:
         chat_loop(_endpoint(name), sampling, system=system, stats=stats)
     except ServerUnreachable as error:
-        _end(str(error))
+        end(str(error))
 
 
 @app.command
@@ -250,7 +250,7 @@ def doctor(*, json: Annotated[bool, Parameter(help="Print facts and findings for
     try:
         code = examine_machine(os.environ, Path.home(), json=json)
     except KeyboardInterrupt:
-        _end("interrupted", 130)
+        end("interrupted", 130)
     raise SystemExit(code)
 
 
@@ -266,7 +266,7 @@ def report(
     try:
         print(write(directory, output))  # noqa: T201 - the command's output
     except (StudyUnreadable, OSError) as error:
-        _end(str(error))
+        end(str(error))
 
 
 @model_app.command
@@ -277,9 +277,9 @@ def pull(model: Annotated[str, Parameter(help="The model to fetch.")] = models.D
         with display:
             directory = models.resolve(model, _cache_dir(), display.pull_progress)
     except ModelUnavailable as error:
-        _end(str(error))
+        end(str(error))
     except KeyboardInterrupt:
-        _end("interrupted; the same command goes on where this one stopped", 130)
+        end("interrupted; the same command goes on where this one stopped", 130)
     print(directory)  # noqa: T201 - the command's output
 
 
@@ -288,23 +288,23 @@ def _sampling(**choices: object) -> SamplingParams:
     try:
         return msgspec.convert(choices, SamplingParams)
     except msgspec.ValidationError as error:
-        _end(f"sampling parameters: {error}")
+        end(f"sampling parameters: {error}")
 
 
 def _workers(prefill: int | None, decode: int | None, aggregated: int | None) -> Workers:
     if aggregated is None:
         return Workers(prefill=1 if prefill is None else prefill, decode=1 if decode is None else decode)
     if prefill is not None or decode is not None:
-        _end("--aggregated workers do both: leave --prefill and --decode out")
+        end("--aggregated workers do both: leave --prefill and --decode out")
     if aggregated < 1:
-        _end(f"--aggregated {aggregated}: a cell needs at least one worker")
+        end(f"--aggregated {aggregated}: a cell needs at least one worker")
     return Workers(prefill=0, decode=0, aggregated=aggregated)
 
 
 def _endpoint(name: str) -> str:
     base = base_dir(os.environ)
     if not is_running(base, name):
-        _end(f"no cell named {name!r} is running; start one with `kvrelay up` and wait for its ready line")
+        end(f"no cell named {name!r} is running; start one with `kvrelay up` and wait for its ready line")
     return client_endpoint(base / name)
 
 
@@ -316,13 +316,7 @@ def _run_client(main: "asyncio._CoroutineLike[None]") -> None:
     try:
         asyncio.run(main)  # type: ignore[arg-type]  # a coroutine
     except (RequestFailed, ServerUnreachable) as error:
-        _end(str(error))
-
-
-def _end(message: str, code: int = 1) -> NoReturn:
-    """Errors that the person at the terminal can put right have no traceback."""
-    Console(stderr=True, emoji=False).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    raise SystemExit(code)
+        end(str(error))
 
 
 def main() -> None:

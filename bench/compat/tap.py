@@ -7,7 +7,7 @@ and the server. asyncio sets TCP_NODELAY on both sides.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,6 +26,16 @@ class Wire:
     answered: list[Piece] = field(default_factory=list)  # by the server
     tool_left_s: float | None = None  # who ended it, and when; None: the other side did, or nobody yet
     server_left_s: float | None = None
+
+    def tool_ended(self) -> None:
+        """Unless it is known who ended the connection."""
+        if self.server_left_s is None and self.tool_left_s is None:
+            self.tool_left_s = time.monotonic()
+
+    def server_ended(self) -> None:
+        """Likewise."""
+        if self.tool_left_s is None and self.server_left_s is None:
+            self.server_left_s = time.monotonic()
 
 
 @dataclass(slots=True)
@@ -47,8 +57,24 @@ async def tap(host: str, port: int) -> AsyncIterator[Recording]:
     """Listens on this machine, on a port of its own, and relays to `host` and `port` inside the block."""
     recording = Recording(url="")
     opened: set[asyncio.Transport] = set()
+    opening: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Front(recording, opened, host, port), "127.0.0.1", 0)
+
+    def accept() -> _End:
+        """The side of the tool, which opens the side of the server once it is there."""
+        wire = Wire()
+        recording.wires.append(wire)
+        back = _End(recording, opened, wire.answered, wire.server_ended)
+
+        def open_back() -> None:
+            task = loop.create_task(_open(front, back, (host, port)))
+            opening.add(task)
+            task.add_done_callback(opening.discard)
+
+        front = _End(recording, opened, wire.sent, wire.tool_ended, open_back)
+        return front
+
+    server = await loop.create_server(accept, "127.0.0.1", 0)
     recording.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield recording
@@ -61,10 +87,19 @@ async def tap(host: str, port: int) -> AsyncIterator[Recording]:
 class _End(asyncio.Protocol):
     """One of the two connections of a wire; what arrives here leaves by `other`."""
 
-    def __init__(self, recording: Recording, opened: set[asyncio.Transport], heard: list[Piece]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        opened: set[asyncio.Transport],
+        heard: list[Piece],
+        ended: Callable[[], None],
+        made: Callable[[], None] = lambda: None,
+    ) -> None:
         self._recording = recording
         self._opened = opened
         self._heard = heard
+        self._ended = ended
+        self._made = made
         self._early: list[bytes] = []  # came before the other side was connected
         self._over = False  # nothing more will arrive
         self.other: _End | None = None
@@ -72,6 +107,7 @@ class _End(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # what TCP has
         self.transport = transport
         self._opened.add(transport)
+        self._made()
 
     def data_received(self, data: bytes) -> None:
         at_s = time.monotonic()
@@ -92,7 +128,7 @@ class _End(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The other direction may go on, until it has come to its end, too."""
         self._over = True
-        self._left()
+        self._ended()
         if self.other is None:
             return True
         if not self.other.transport.is_closing():
@@ -102,55 +138,20 @@ class _End(asyncio.Protocol):
         return not self.other._over
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - what asyncio calls
-        self._left()
+        self._ended()
         self._opened.discard(self.transport)
         if self.other is not None:
             self.other.transport.close()
 
-    def _left(self) -> None:
-        """Note who ended it, if nobody has yet."""
-        raise NotImplementedError
 
-
-class _Front(_End):
-    """The side of the tool. It opens the other one."""
-
-    def __init__(self, recording: Recording, opened: set[asyncio.Transport], host: str, port: int) -> None:
-        self._wire = Wire()
-        super().__init__(recording, opened, self._wire.sent)
-        recording.wires.append(self._wire)
-        self._address = (host, port)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # see above
-        super().connection_made(transport)
-        self._opening = asyncio.create_task(self._open())
-
-    async def _open(self) -> None:
-        loop = asyncio.get_running_loop()
-        back = _Back(self._recording, self._opened, self._wire)
-        try:
-            await loop.create_connection(lambda: back, *self._address)
-        except OSError:
-            self.transport.abort()  # as the server itself would refuse
-            return
-        if self.transport.is_closing():
-            back.transport.close()
-            return
-        back.join(self)
-        self.join(back)
-
-    def _left(self) -> None:
-        if self._wire.server_left_s is None and self._wire.tool_left_s is None:
-            self._wire.tool_left_s = time.monotonic()
-
-
-class _Back(_End):
-    """The side of the server."""
-
-    def __init__(self, recording: Recording, opened: set[asyncio.Transport], wire: Wire) -> None:
-        super().__init__(recording, opened, wire.answered)
-        self._wire = wire
-
-    def _left(self) -> None:
-        if self._wire.tool_left_s is None and self._wire.server_left_s is None:
-            self._wire.server_left_s = time.monotonic()
+async def _open(front: _End, back: _End, address: tuple[str, int]) -> None:
+    try:
+        await asyncio.get_running_loop().create_connection(lambda: back, *address)
+    except OSError:
+        front.transport.abort()  # as the server itself would refuse
+        return
+    if front.transport.is_closing():
+        back.transport.close()
+        return
+    back.join(front)
+    front.join(back)

@@ -13,7 +13,6 @@ import msgspec
 import uvloop
 from cyclopts import Parameter
 from rich.console import Console
-from rich.markup import escape
 
 from launch import models
 from launch.cell_flags import CellFlags
@@ -31,6 +30,7 @@ from launch.evaluation.flags import (
 from launch.evaluation.recording import document
 from launch.evaluation.tables import findings, print_run, print_runs
 from launch.rundir import base_dir
+from launch.terminal import end
 
 EXAMPLES = """
 Examples
@@ -130,16 +130,16 @@ def run_eval(  # noqa: PLR0913 - the flags of an evaluation
     try:
         outputs = uvloop.run(evaluate(asked, base_dir(os.environ), cache_dir))
     except Failures as error:
-        _end(str(error))
+        end(str(error))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        _end("interrupted before there was a result", 130)
+        end("interrupted before there was a result", 130)
     except Interrupted as error:
-        _end(str(error), 130)
+        end(str(error), 130)
     _show(outputs, json=json)
     if report:
         _draw(outputs.recording.directory, json=json)
     if outputs.failure is not None:
-        _end(outputs.failure)
+        end(outputs.failure)
 
 
 def _draw(directory: Path, *, json: bool) -> None:
@@ -168,8 +168,3 @@ def _show(outputs: Outputs, *, json: bool) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print("how it was measured: " + "; ".join(study.workload), highlight=False, markup=False, soft_wrap=True)
     console.print(f"results: {outputs.recording.directory}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _end(message: str, code: int = 1) -> None:
-    Console(stderr=True, emoji=False).print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
-    raise SystemExit(code)

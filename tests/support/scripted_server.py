@@ -1,11 +1,14 @@
 """How does a test say to a client exactly what it wants, when it wants?"""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 
+from launch.client import StreamingClient
 from transport import codec
-from transport.control import Context, ControlServer
+from transport.control import Context, ControlServer, new_context
 from transport.messages.client import (
     AskStatus,
     CellStatus,
@@ -91,3 +94,24 @@ class ScriptedServer:
                 self.say(Pong())
             case AskStatus():
                 self.say(STATUS)
+
+
+Body = Callable[[ScriptedServer, StreamingClient, ManualClock], Awaitable[None]]
+
+
+def play(tmp_path: Path, body: Body, *, timeout_s: float = 60.0) -> None:
+    """Run `body` with a client that has been welcomed."""
+
+    async def main(context: Context) -> None:
+        endpoint = f"ipc://{tmp_path}/s"
+        clock = ManualClock()
+        server = ScriptedServer(context, endpoint, timeout_s)
+        async with asyncio.timeout(30), StreamingClient(endpoint, clock=clock) as client:
+            await body(server, client, clock)
+        server.close()
+
+    context = new_context()
+    try:
+        asyncio.run(main(context))
+    finally:
+        context.destroy(linger=0)

@@ -100,6 +100,11 @@ def new(height: int) -> Figure:
     return figure
 
 
+def plot(figure: Figure, *, name: str, title: str, caption: str, note: str = "") -> Plot:
+    """A finished figure as the page shows it; call it inside `styled`."""
+    return Plot(name=name, title=title, svg=inline(figure, name, title), caption=caption, note=note)
+
+
 def inline(figure: Figure, name: str, title: str) -> str:
     """SVG without a namespace, as HTML has it, whose ids begin with `name`."""
     buffer = io.StringIO()

@@ -54,10 +54,10 @@ def duel_plot(study: Study, duel: Duel, number: int) -> Plot | None:
     confidence = min(comparison.confidence for comparison in compared)
     load = f" at {words.planned(duel.rate_per_s)} requests/s" if duel.rate_per_s is not None else ""
     scales = {comparison.measure.scale for comparison in compared}
-    return Plot(
+    return drawing.plot(
+        figure,
         name=name,
         title=title,
-        svg=drawing.inline(figure, name, title),
         caption=f"{min(comparison.pairs for comparison in compared)} pairs of neighbouring runs{load}, in the order"
         f" A B B A. Mean of the pairs' differences with its {100 * confidence:.4g} % interval (Student's t over pairs"
         + (", of logarithms for ratios" if Scale.RATIO in scales else "")
@@ -104,10 +104,10 @@ def region_plot(study: Study, map_: RegionMap) -> Plot | None:
     title = f"Where {map_.a} and {map_.b} win"
     pairs = [region.comparison.pairs for region in map_.regions]
     confidence = min(region.comparison.confidence for region in map_.regions)
-    return Plot(
+    return drawing.plot(
+        figure,
         name="regions",
         title=title,
-        svg=drawing.inline(figure, "regions", title),
         caption=f"{map_.how} In each cell: the winner, and attainment of {map_.b} less that of {map_.a} in percentage"
         f" points, from {min(pairs)} pairs of runs; deeper colour is more. A cell has a winner where its"
         f" {100 * confidence:.5g} % interval excludes zero and the difference counts. The table lists every interval.",

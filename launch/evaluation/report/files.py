@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
+from launch.evaluation.recording import STUDY_FILE
 from launch.evaluation.report.page import render
 from launch.evaluation.results import RequestResult, from_lines
 from launch.evaluation.study import FORMAT, Study
 
-STUDY = "study.json"
 PAGE = "report.html"
 
 
@@ -33,7 +33,7 @@ def load(directory: Path) -> tuple[Study, dict[str, tuple[RequestResult, ...]]]:
     Raises:
         StudyUnreadable: there is no study, it is of another format, or a file is damaged.
     """
-    path = directory / STUDY
+    path = directory / STUDY_FILE
     try:
         text = path.read_bytes()
     except OSError as error:

@@ -60,10 +60,10 @@ def attainment_by_rate(study: Study) -> Plot | None:
         if any(goodput.found.goodput_per_s is not None for goodput in study.goodputs)
         else ""
     )
-    return Plot(
+    return drawing.plot(
+        figure,
         name="attainment-rate",
         title=title,
-        svg=drawing.inline(figure, "attainment-rate", title),
         caption=f"Share of all requests sent that met the SLO ({words.bounds(study.slo)}): the whole of it, its TTFT"
         f" bound alone, and its bounds of the gaps alone. {len(counted)} runs of"
         f" {_from_to(counted)} requests; runs at one rate are pooled. Bands: 95 % Wilson intervals for the effective"
@@ -103,10 +103,10 @@ def attainment_by_scale(study: Study, interest: Interest | None) -> Plot | None:
         + (f", n = {scale.points[0][1].every.total}" if scale.points else "")
         for scale in chosen
     )
-    return Plot(
+    return drawing.plot(
+        figure,
         name="attainment-scale",
         title=title,
-        svg=drawing.inline(figure, "attainment-scale", title),
         caption=f"Every bound of the SLO ({words.bounds(study.slo)}) is multiplied by the scale, the load stays the"
         f" same. {loads}. Bands: 95 % Wilson intervals for the effective number of requests; all points of a curve come"
         " from the same requests.",
@@ -140,10 +140,10 @@ def latency_by_rate(study: Study) -> Plot | None:
     drawing.legend(figure, handles, 6)
     title = "Latency against request rate"
     counts = [run.measures.ttft.count for run in _runs(points)]
-    return Plot(
+    return drawing.plot(
+        figure,
         name="latency-rate",
         title=title,
-        svg=drawing.inline(figure, "latency-rate", title),
         caption=f"One point per run of {_from_to(counts)} completed requests; lines join the means per rate. Bars: 95 %"
         " intervals from order statistics. A bar without an upper end: the sample does not bound the percentile from"
         " above, as a p99 of fewer than some 370 requests.",

@@ -71,10 +71,10 @@ def distributions(study: Study, interest: Interest | None) -> Plot | None:
         + (f" in {len(one.runs)} runs" if len(one.runs) > 1 else "")
         for one in interest.shown
     )
-    return Plot(
+    return drawing.plot(
+        figure,
         name="distributions",
         title=title,
-        svg=drawing.inline(figure, "distributions", title),
         caption=f"Cumulative shares. {interest.reason}. {counts}. ITL: share of gaps, all requests together. The dashed"
         " line is the bound of the SLO; the last three panels have that of every gap.",
         note="Further left is faster; the height at which a curve crosses the bound is the share that kept it. The top"
@@ -150,10 +150,10 @@ def _timeline(study: Study, run: Run, results: Sequence[RequestResult], at: int)
         lines.sharex(under_way)
     name, title = f"timeline-{at}", f"Timeline of {run.system}, run {run.run_id}"
     missed = sum(not judge(result, study.slo).every for result in ordered) if study.slo is not None else None
-    return Plot(
+    return drawing.plot(
+        figure,
         name=name,
         title=title,
-        svg=drawing.inline(figure, name, title),
         caption=f"{words.load(run.arrivals, run.rate_per_s)}; {len(ordered):,} requests of the window"
         + (f", of which {missed:,} missed the SLO" if missed is not None else "")
         + (

@@ -78,10 +78,10 @@ def stage_breakdown(names: Sequence[str], interest: Interest | None) -> Plot | N
     figure.legend(handles=handles, loc="outside upper left", ncols=4)
     title = "Where the time goes"
     counts = "; ".join(f"{bar.system}: n = {bar.requests:,}" for bar in found if bar.label == "mean")
-    return Plot(
+    return drawing.plot(
+        figure,
         name="stages",
         title=title,
-        svg=drawing.inline(figure, "stages", title),
         caption=f"Mean time per stage on a request's critical path. {interest.reason}. {counts}, all completed requests"
         " whose server told its durations. p50: the requests between p45 and p55 of E2E; p99: those above p98. No"
         " interval is shown."

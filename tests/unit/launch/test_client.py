@@ -4,7 +4,7 @@ The server of these tests says what a test tells it to say, over a real socket.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from launch.client import Completion, Generation, RequestFailed, ServerUnreachab
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
 from runtime.tokens import TokenLogprobs
-from tests.support.scripted_server import STATUS, WELCOME, ManualClock, ScriptedServer
+from tests.support.scripted_server import STATUS, WELCOME, ManualClock, ScriptedServer, play
 from transport import codec
 from transport.control import Context, new_context
 from transport.messages.client import (
@@ -26,26 +26,6 @@ from transport.messages.client import (
     Ping,
     Submit,
 )
-
-Body = Callable[[ScriptedServer, StreamingClient, ManualClock], Awaitable[None]]
-
-
-def play(tmp_path: Path, body: Body, *, timeout_s: float = 60.0) -> None:
-    """Run `body` with a client that has been welcomed."""
-
-    async def main(context: Context) -> None:
-        endpoint = f"ipc://{tmp_path}/s"
-        clock = ManualClock()
-        server = ScriptedServer(context, endpoint, timeout_s)
-        async with asyncio.timeout(30), StreamingClient(endpoint, clock=clock) as client:
-            await body(server, client, clock)
-        server.close()
-
-    context = new_context()
-    try:
-        asyncio.run(main(context))
-    finally:
-        context.destroy(linger=0)
 
 
 def delta(index: int, *token_ids: int, text: str = "", id_: str = "r0") -> Delta:

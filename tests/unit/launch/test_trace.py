@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from launch import trace
 from launch.client import ServerUnreachable, StreamingClient
 from launch.trace import fetch_trace, write_trace
 from runtime.flight import Recorded, Step
-from tests.support.scripted_server import ManualClock, ScriptedServer
+from tests.support.scripted_server import ManualClock, ScriptedServer, play
 from tests.support.trace import check_trace
-from transport.control import Context, new_context
 from transport.messages.client import AskTimeline, TimelineEnd, TimelinePart
 
 PART = TimelinePart(
@@ -24,26 +22,10 @@ PART = TimelinePart(
     uncertainty_s=0.0,
     events=(Recorded(1.0, Step(0.5, 0, 8)),),
 )
-Body = Callable[[ScriptedServer, StreamingClient], Awaitable[None]]
-
-
-def play(tmp_path: Path, body: Body) -> None:
-    async def main(context: Context) -> None:
-        endpoint = f"ipc://{tmp_path}/s"
-        server = ScriptedServer(context, endpoint)
-        async with asyncio.timeout(30), StreamingClient(endpoint, clock=ManualClock()) as client:
-            await body(server, client)
-        server.close()
-
-    context = new_context()
-    try:
-        asyncio.run(main(context))
-    finally:
-        context.destroy(linger=0)
 
 
 def test_all_parts_until_the_end_make_one_document(tmp_path: Path) -> None:
-    async def body(server: ScriptedServer, client: StreamingClient) -> None:
+    async def body(server: ScriptedServer, client: StreamingClient, _: ManualClock) -> None:
         server.say(PART)  # of an earlier call that nobody waited for
         await client.status()
         fetching = asyncio.create_task(fetch_trace(client, 12.5))
@@ -61,7 +43,7 @@ def test_all_parts_until_the_end_make_one_document(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_an_error_with_its_reason(tmp_path: Path) -> None:
-    async def body(server: ScriptedServer, client: StreamingClient) -> None:
+    async def body(server: ScriptedServer, client: StreamingClient, _: ManualClock) -> None:
         fetching = asyncio.create_task(fetch_trace(client, 1.0))
         await server.hears(AskTimeline)
         server.say(TimelineEnd(error="another timeline is being told"))
@@ -74,7 +56,7 @@ def test_a_refusal_is_an_error_with_its_reason(tmp_path: Path) -> None:
 def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "PART_TIMEOUT_S", 0.05)
 
-    async def body(_: ScriptedServer, client: StreamingClient) -> None:
+    async def body(_: ScriptedServer, client: StreamingClient, __: ManualClock) -> None:
         with pytest.raises(ServerUnreachable, match="did not tell"):
             await fetch_trace(client, 1.0)
 

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from launch.evaluation.arrivals import ClosedLoop
 from launch.evaluation.goodput import REMARKS, Ending
-from launch.evaluation.report.files import PAGE, STUDY, StudyUnreadable, load, write
+from launch.evaluation.recording import STUDY_FILE
+from launch.evaluation.report.files import PAGE, StudyUnreadable, load, write
 from launch.evaluation.report.findings import complaints
 from launch.evaluation.report.page import Results, render
 from launch.evaluation.report.selection import comparable, of_interest
@@ -224,7 +225,7 @@ def test_requests_are_compared_under_the_heaviest_load_that_all_systems_bore() -
 
 def test_a_directory_gives_the_page_again(tmp_path: Path, full: tuple[Study, Results]) -> None:
     study, results = full
-    (tmp_path / STUDY).write_bytes(msgspec.json.encode(study))
+    (tmp_path / STUDY_FILE).write_bytes(msgspec.json.encode(study))
     for run_id, of in results.items():
         (tmp_path / f"{run_id}.jsonl").write_bytes(b"".join(to_lines(of)))
     loaded, again = load(tmp_path)
@@ -234,7 +235,7 @@ def test_a_directory_gives_the_page_again(tmp_path: Path, full: tuple[Study, Res
 
 def test_the_page_is_written_beside_the_results_or_where_asked(tmp_path: Path) -> None:
     study, _ = one_run()
-    (tmp_path / STUDY).write_bytes(msgspec.json.encode(study))
+    (tmp_path / STUDY_FILE).write_bytes(msgspec.json.encode(study))
     page = render(study, {})
     assert write(tmp_path) == tmp_path / PAGE
     assert (tmp_path / PAGE).read_text(encoding="utf-8") == page
@@ -245,17 +246,17 @@ def test_the_page_is_written_beside_the_results_or_where_asked(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        (STUDY, None, "directory of results"),
-        (STUDY, b"{", "truncated"),
-        (STUDY, b'{"format": 99, "new": 1}', "format 99; this version of kvrelay reads format 1"),
-        (STUDY, b'{"format": 1}', "title"),
+        (STUDY_FILE, None, "directory of results"),
+        (STUDY_FILE, b"{", "truncated"),
+        (STUDY_FILE, b'{"format": 99, "new": 1}', "format 99; this version of kvrelay reads format 1"),
+        (STUDY_FILE, b'{"format": 1}', "title"),
         ("single-000.jsonl", b"{}\n", "index"),
     ],
 )
 def test_results_that_cannot_be_read_are_refused_with_the_reason(
     tmp_path: Path, name: str, text: bytes | None, said: str
 ) -> None:
-    (tmp_path / STUDY).write_bytes(msgspec.json.encode(one_run()[0]))
+    (tmp_path / STUDY_FILE).write_bytes(msgspec.json.encode(one_run()[0]))
     if text is None:
         (tmp_path / name).unlink()
     else:
