@@ -26,10 +26,12 @@ from msgspec import Struct
 from bench.cell import cell, model_options
 from bench.child import Channel, started
 from bench.rows import Row, summarise
+from decode_worker.config import DecodeConfig
 from engine.config import AnyEngineConfig
 from launch.cell import RunningCell
 from launch.client import StreamingClient
 from launch.config import CellOptions, worker_configs
+from prefill_worker.config import PrefillConfig
 from runtime.params import SamplingParams
 
 _OUTPUT_TOKENS = 18
@@ -100,7 +102,8 @@ async def run(*, quick: bool) -> list[Row]:
         started("bench.one_process", running.placement.prefill[0]) as one_process,
         StreamingClient(running.endpoint) as client,
     ):
-        one_process.send(Load(engine=_prefill_engine(options, running), chunk_tokens=options.chunk_tokens))
+        prefill = _prefill_config(options, running)
+        one_process.send(Load(engine=prefill.engine, chunk_tokens=prefill.chunk_tokens))
         await one_process.receive(Loaded)
         for prompt_tokens in plan.prompt_tokens:  # kernels are chosen per shape
             await _measure(client, one_process, _prompt(prompt_tokens, 0), _Samples(), split_first=True)
@@ -112,9 +115,9 @@ async def run(*, quick: bool) -> list[Row]:
     return [row for prompt_tokens in plan.prompt_tokens for row in _rows(prompt_tokens, samples[prompt_tokens])]
 
 
-def _prefill_engine(options: CellOptions, running: RunningCell) -> AnyEngineConfig:
+def _prefill_config(options: CellOptions, running: RunningCell) -> PrefillConfig | DecodeConfig:
     """The configuration of the cell's prefill worker, made in the way in which the launcher made it."""
-    return worker_configs(options, Path(), 0, running.placement)["prefill-0"].engine
+    return worker_configs(options, Path(), 0, running.placement)["prefill-0"]
 
 
 def _prompt(prompt_tokens: int, number: int) -> tuple[int, ...]:

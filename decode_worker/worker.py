@@ -184,6 +184,9 @@ class DecodeWorker:
 
     async def _decode(self) -> None:
         while True:
+            # Pages that arrived during a step are checked before the next one: they wait in that step's shadow anyway,
+            # and a sequence that is not in the running batch when a step is planned waits for the whole of it.
+            await self._thread.caught_up()
             now = self._clock.now()
             step = self._running.plan_step(now)
             chunks = self._local.plan_chunks(len(step), now)

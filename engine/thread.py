@@ -18,10 +18,15 @@ T = TypeVar("T")
 class EngineThread:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._awaited = 0
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`fn(*args)` on the engine thread. Cancelling the await does not stop a call that has started."""
-        return await asyncio.wrap_future(self._executor.submit(fn, *args, **kwargs))
+        self._awaited += 1
+        try:
+            return await asyncio.wrap_future(self._executor.submit(fn, *args, **kwargs))
+        finally:
+            self._awaited -= 1
 
     async def run_timed(self, clock: Clock, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
         """As `run`, with the seconds that the call took on the engine thread; the rest of the await was waiting."""
@@ -33,6 +38,15 @@ class EngineThread:
 
         return await self.run(timed)
 
+    async def caught_up(self) -> None:
+        """Until whoever awaits a call now has its result and has gone on; at once when nobody does."""
+        if self._awaited:
+            await self.run(_nothing)  # calls return in the order in which they were made
+
     def close(self) -> None:
         """Wait for the running call; calls that have not started are cancelled."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _nothing() -> None:
+    pass

@@ -38,10 +38,16 @@ class CellFlags:
     decode_kv_tokens: Annotated[int, Parameter(help="Tokens that the KV pool of a decode worker holds.")] = 16384
     page_tokens: Annotated[int, Parameter(help="Tokens per KV page.")] = 16
     max_model_len: Annotated[int | None, Parameter(help="Context limit; the model's own if not given.")] = None
-    chunk_tokens: Annotated[int, Parameter(help="Token budget of one prefill step.")] = 512
+    chunk_tokens: Annotated[
+        int | None, Parameter(help="Token budget of one prefill step; 128 on a CPU and 2048 on CUDA if not given.")
+    ] = None
     mixed_chunk_tokens: Annotated[
-        int, Parameter(help="Prompt tokens in one step of a decode worker in which somebody decodes.")
-    ] = 128
+        int | None,
+        Parameter(
+            help="Prompt tokens in one step of a decode worker in which somebody decodes; "
+            "128 on a CPU and 512 on CUDA if not given."
+        ),
+    ] = None
     max_batch: Annotated[int, Parameter(help="Sequences in one decode step.")] = 64
     mock: Annotated[
         bool, Parameter(help="Same processes and transfers with an engine whose answers can be computed by hand.")

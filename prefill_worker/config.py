@@ -12,7 +12,7 @@ class PrefillConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     parent_pid: int
     cores: tuple[int, ...]  # this process runs on these
     engine: AnyEngineConfig
-    chunk_tokens: int = 512  # token budget of one prefill step
+    chunk_tokens: int  # token budget of one prefill step
     max_prompts: int = 16  # prompts in one step
     transfer_timeout_s: float = 30.0
     log_level: str = "INFO"

@@ -19,7 +19,7 @@ from engine.port import Row, RowResult
 from engine.thread import EngineThread
 from runtime.clock import SystemClock
 from runtime.params import FinishReason, SamplingParams
-from tests.support.handoff import until
+from tests.support.handoff import turns, until
 from tests.support.kv_pair import LAYOUT, Pair, filled, pair
 from transport.messages.worker import Admit, CancelRequest, Released, Serve, Tokens
 
@@ -208,6 +208,26 @@ def test_local_and_handed_off_requests_share_the_batch() -> None:
         assert bench.said.tokens[100] == remote
         assert [bench.said.tokens[request_id] for request_id in (1, 2, 3)] == local
         assert bench.said.released[100].prefill is None
+
+    run(main)
+
+
+def test_pages_that_arrive_during_a_step_are_in_the_next_one() -> None:
+    async def main(bench: Bench) -> None:
+        loop = asyncio.get_running_loop()
+
+        async def hand_off() -> None:
+            bench.hand_off(100, tokens=10, max_tokens=5)
+            await turns()  # the loopback moves the pages, and the worker asks its engine thread to check them
+
+        def meanwhile(number: int) -> None:
+            if number == 3:
+                asyncio.run_coroutine_threadsafe(hand_off(), loop).result()
+
+        bench.engine.before_step = meanwhile
+        bench.serve(1, tokens=4, max_tokens=10)
+        await bench.ended(1, 100)
+        assert [len(step) for step in bench.engine.steps[:6]] == [1, 1, 1, 1, 2, 2]
 
     run(main)
 

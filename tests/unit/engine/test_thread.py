@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -38,6 +39,26 @@ def test_an_exception_reaches_the_caller() -> None:
             thread.close()
 
     asyncio.run(main())
+
+
+def test_caught_up_waits_until_earlier_callers_have_gone_on() -> None:
+    async def main() -> list[str]:
+        thread, happened = EngineThread(), list[str]()
+
+        async def call(name: str) -> None:
+            await thread.run(time.sleep, 0.01)
+            happened.append(name)
+
+        calls = [asyncio.ensure_future(call(name)) for name in ("first", "second")]
+        await asyncio.sleep(0)
+        await thread.caught_up()
+        happened.append("caught up")
+        await asyncio.gather(*calls)
+        await thread.caught_up()  # nobody waits: at once
+        thread.close()
+        return happened
+
+    assert asyncio.run(main()) == ["first", "second", "caught up"]
 
 
 def test_close_waits_for_the_running_call_and_drops_the_others() -> None:
