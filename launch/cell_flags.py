@@ -39,7 +39,7 @@ class CellFlags:
     page_tokens: Annotated[int, Parameter(help="Tokens per KV page.")] = 16
     max_model_len: Annotated[int | None, Parameter(help="Context limit; the model's own if not given.")] = None
     chunk_tokens: Annotated[
-        int | None, Parameter(help="Token budget of one prefill step; 128 on a CPU and 2048 on CUDA if not given.")
+        int | None, Parameter(help="Token budget of one prefill step; 256 on a CPU and 2048 on CUDA if not given.")
     ] = None
     mixed_chunk_tokens: Annotated[
         int | None,
