@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from coordinator.service import Service
 from coordinator.streams import StreamDelta, StreamEnd
 from coordinator.validation import InvalidRequest
@@ -56,7 +56,7 @@ _log = logs.get("clients")
 class _Pending:
     """What one request still has to tell its client: merged tokens, then at most one last word."""
 
-    timeline: Timeline
+    moments: Moments
     delta: Delta | None = None
     last: Done | Failed | None = None
 
@@ -187,7 +187,7 @@ class ClientLink:
             fail_loudly(error)  # what a client may do wrong has been answered: this is a broken invariant
 
     async def _start(self, client: _Client, message: Submit, opened: _OpenRequest, received_at: float) -> None:
-        sink = _ClientSink(self, client, Timeline(message.id, received_at))
+        sink = _ClientSink(self, client, Moments(message.id, received_at))
         try:
             request = codec.generate_request(message.request)
             opened.request_id = await self._service.submit(request, sink)
@@ -212,22 +212,22 @@ class ClientLink:
 
     # --- to clients --------------------------------------------------------------------------------------------------
 
-    def add_delta(self, client: _Client, timeline: Timeline, delta: StreamDelta) -> None:
+    def add_delta(self, client: _Client, moments: Moments, delta: StreamDelta) -> None:
         logprobs = tuple(token.logprobs for token in delta.tokens if token.logprobs is not None)
         new = Delta(
-            id=timeline.client_id,
+            id=moments.client_id,
             index=delta.index,
             token_ids=tuple(token.token_id for token in delta.tokens),
             text=delta.text,
             logprobs=logprobs or None,
         )
-        pending = client.outbox.setdefault(timeline.client_id, _Pending(timeline))
+        pending = client.outbox.setdefault(moments.client_id, _Pending(moments))
         pending.delta = new if pending.delta is None else _merge(pending.delta, new)
         self._schedule_flush(client)
 
-    def add_last(self, client: _Client, timeline: Timeline, last: Done | Failed) -> None:
-        client.outbox.setdefault(timeline.client_id, _Pending(timeline)).last = last
-        client.requests.pop(timeline.client_id, None)
+    def add_last(self, client: _Client, moments: Moments, last: Done | Failed) -> None:
+        client.outbox.setdefault(moments.client_id, _Pending(moments)).last = last
+        client.requests.pop(moments.client_id, None)
         self._schedule_flush(client)
 
     def _schedule_flush(self, client: _Client) -> None:
@@ -259,7 +259,7 @@ class ClientLink:
         else:
             for pending in client.outbox.values():
                 if pending.delta is not None:
-                    pending.timeline.passed(now, last=pending.timeline.has_all_text)
+                    pending.moments.passed(now, last=pending.moments.has_all_text)
             client.outbox.clear()
             client.stalled_since = None
 
@@ -269,7 +269,7 @@ class ClientLink:
             if pending.delta is not None:
                 yield pending.delta
             if isinstance(pending.last, Done):
-                ledger = pending.timeline.complete(pending.last.ledger, self._clock.now())
+                ledger = pending.moments.complete(pending.last.ledger, self._clock.now())
                 yield msgspec.structs.replace(pending.last, ledger=ledger)
             elif pending.last is not None:
                 yield pending.last
@@ -309,12 +309,12 @@ class ClientLink:
             answers=tuple(
                 AnswerLedger(
                     request=ended.request_id,
-                    id=ended.timeline.client_id,
+                    id=ended.moments.client_id,
                     ended_s=now - ended.ended_at,
                     prompt_tokens=ended.prompt_tokens,
                     tokens=ended.tokens,
                     # What never left, because its client was gone, did not wait on and on.
-                    ledger=ended.timeline.complete(ended.ledger, ended.ended_at),
+                    ledger=ended.moments.complete(ended.ledger, ended.ended_at),
                 )
                 for ended in asked
             )
@@ -336,17 +336,17 @@ class ClientLink:
 class _ClientSink:
     """The `Sink` of one request of one client."""
 
-    def __init__(self, link: ClientLink, client: _Client, timeline: Timeline) -> None:
-        self.timeline = timeline
+    def __init__(self, link: ClientLink, client: _Client, moments: Moments) -> None:
+        self.moments = moments
         self._link = link
         self._client = client
 
     def delta(self, delta: StreamDelta) -> None:
-        self._link.add_delta(self._client, self.timeline, delta)
+        self._link.add_delta(self._client, self.moments, delta)
 
     def done(self, end: StreamEnd) -> None:
         last = Done(
-            id=self.timeline.client_id,
+            id=self.moments.client_id,
             finish_reason=end.reason,
             text=end.text,
             prompt_tokens=end.prompt_tokens,
@@ -354,11 +354,11 @@ class _ClientSink:
             ledger=end.ledger,
             stop_reason=end.stop_reason,
         )
-        self._link.add_last(self._client, self.timeline, last)
+        self._link.add_last(self._client, self.moments, last)
 
     def failed(self, code: FailureCode, message: str, param: str | None) -> None:
-        last = Failed(id=self.timeline.client_id, code=code, message=message[:MAX_REASON_CHARS], param=param)
-        self._link.add_last(self._client, self.timeline, last)
+        last = Failed(id=self.moments.client_id, code=code, message=message[:MAX_REASON_CHARS], param=param)
+        self._link.add_last(self._client, self.moments, last)
 
 
 def _merge(first: Delta, second: Delta) -> Delta:

@@ -1,7 +1,7 @@
 """What do the coordinator's clocks say of one request?
 
-Pure. The machine notes what happens to a request, the shell around it when a request came and when its tokens left: a
-`Timeline`. `of_record` and `Timeline.complete` make a `Ledger` of both, with what the workers said of themselves.
+Pure. The machine notes what happens to a request, the shell around it when a request came and when its tokens left: its
+`Moments`. `of_record` and `Moments.complete` make a `Ledger` of both, with what the workers said of themselves.
 """
 
 from collections import deque
@@ -15,7 +15,7 @@ from transport.messages.client import MAX_LEDGERS
 
 
 @dataclass(slots=True)
-class Timeline:
+class Moments:
     """When one request came and when its tokens left, on the coordinator's clock.
 
     Made by the front that received the request, which also notes what it passes on; the service notes the rest.
@@ -82,14 +82,14 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An answer whose client has had its last word; `timeline` may still get the time at which its last token left."""
+    """An answer whose client has had its last word; `moments` may still get the time at which its last token left."""
 
     request_id: int
     prompt_tokens: int
     tokens: int
     ended_at: float
     ledger: Ledger
-    timeline: Timeline
+    moments: Moments
 
 
 def new_ring() -> deque[Ended]:

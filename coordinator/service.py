@@ -142,7 +142,7 @@ class Service:
         asked = prepared.sampling.max_tokens or 0  # `resolve` has set it
         now = self._clock.now()
         self.tally.started(request_id, len(prompt), asked, now)
-        sink.timeline.submitted_at, sink.timeline.tokenise_s = now, prepared.tokenise_s
+        sink.moments.submitted_at, sink.moments.tokenise_s = now, prepared.tokenise_s
         longest_s = self.config.requests.request_timeout_s
         timeout_s = min(request.timeout_s or longest_s, longest_s)
         self.handle(Submitted(request_id, prompt, prepared.sampling, timeout_s))
@@ -232,8 +232,8 @@ class Service:
                 if isinstance(message, Serve):
                     self.tally.computed_locally(message.request_id)
                 if isinstance(message, Admit | Prefill | Serve) and message.request_id in self._streams:
-                    timeline = self._streams[message.request_id].sink.timeline
-                    timeline.ordered(self._clock.now() - now, admit=isinstance(message, Admit))
+                    moments = self._streams[message.request_id].sink.moments
+                    moments.ordered(self._clock.now() - now, admit=isinstance(message, Admit))
                 self._tell(worker_id, message)
             case Emit(request_id, index, tokens, finish):
                 stream = self._streams[request_id]
@@ -241,7 +241,7 @@ class Service:
                 if stopped:
                     self._events.append(StopStringFound(request_id))
                 if index == 0 or stopped or finish is not None:
-                    stream.sink.timeline.token(now, self._clock.now(), last=stopped or finish is not None)
+                    stream.sink.moments.token(now, self._clock.now(), last=stopped or finish is not None)
                 self.tally.delivered(request_id, stream.delivered, now)
             case Finish(request_id, reason, ledger):
                 stream = self._streams.pop(request_id)
@@ -249,7 +249,7 @@ class Service:
                 self.tally.finished(request_id, end)
                 if end.reason is not FinishReason.CANCELLED:
                     self.ended.append(
-                        Ended(request_id, end.prompt_tokens, end.completion_tokens, now, ledger, stream.sink.timeline)
+                        Ended(request_id, end.prompt_tokens, end.completion_tokens, now, ledger, stream.sink.moments)
                     )
             case Fail(request_id, code, message):
                 self.tally.failed(request_id, code)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.detokenizer import Detokenizer
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from coordinator.stop_strings import StopMatcher
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import Ledger
@@ -54,7 +54,7 @@ class Sink(Protocol):
     """Where a front wants the events of one request; called on the loop thread, in order, and never blocks."""
 
     @property
-    def timeline(self) -> Timeline:
+    def moments(self) -> Moments:
         """Where the front notes when it passes tokens on."""
         ...
 

@@ -16,7 +16,7 @@ from coordinator.http.answers import Answer
 from coordinator.http.counters import HttpCounters
 from coordinator.http.errors import CLIENT_CLOSED_REQUEST, ApiError, of_failure
 from coordinator.http.inbox import Inbox
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from coordinator.service import Prepared, Service
 from runtime.clock import Clock
 from runtime.params import SamplingParams
@@ -75,7 +75,7 @@ class Generation:
         received_at: float,
     ) -> None:
         self._received_at = received_at
-        self._timelines: list[Timeline] = []  # by choice
+        self._moments: list[Moments] = []  # by choice
         self._service = service
         self._prepared = prepared
         self._answer = answer
@@ -127,8 +127,8 @@ class Generation:
         for number in range(len(self._prepared) * n):
             one = self._prepared[number // n]
             sample = Prepared(one.request, one.prompt, _with_seed(one.sampling, number % n), one.tokenise_s)
-            self._timelines.append(Timeline(self._answer.id, self._received_at))
-            sink = self._inbox.sink(number, self._timelines[number])
+            self._moments.append(Moments(self._answer.id, self._received_at))
+            sink = self._inbox.sink(number, self._moments[number])
             self._request_ids.append(self._service.start(sample, sink))
             if self._inbox.failure is not None:
                 return  # the queue is full: the rest would not fit either
@@ -159,7 +159,7 @@ class Generation:
         body = answer.whole()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         began = await self._send(send, _start(headers), _body(body, last=True))
-        self._passed(began, dict.fromkeys(range(len(self._timelines)), True))
+        self._passed(began, dict.fromkeys(range(len(self._moments)), True))
 
     async def _stream(self, send: Send) -> None:
         """Until something is to be said, there is no status: a request that fails before its first token gets one."""
@@ -197,7 +197,7 @@ class Generation:
     def _passed(self, at: float, choices: Mapping[int, bool]) -> None:
         """Tokens of these choices were given to the socket; of those that are true, the last ones."""
         for number, last in choices.items():
-            self._timelines[number].passed(at, last=last)
+            self._moments[number].passed(at, last=last)
 
     async def _send(self, send: Send, *messages: Message) -> float:
         """When it began. It waits while the client's buffers are full; meanwhile deltas merge in the inbox."""

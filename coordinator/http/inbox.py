@@ -7,7 +7,7 @@ choice merge while it does not, so that an inbox holds no more than the answer i
 import asyncio
 from dataclasses import dataclass, field
 
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from coordinator.streams import StreamDelta, StreamEnd
 from transport.messages.client import FailureCode
 
@@ -29,8 +29,8 @@ class Inbox:
     quiet_too_long: bool = False  # time for a sign of life
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def sink(self, choice: int, timeline: Timeline) -> "ChoiceSink":
-        return ChoiceSink(self, choice, timeline)
+    def sink(self, choice: int, moments: Moments) -> "ChoiceSink":
+        return ChoiceSink(self, choice, moments)
 
     def wake(self) -> None:
         self._news.set()
@@ -48,8 +48,8 @@ class Inbox:
 class ChoiceSink:
     """The `Sink` of one choice."""
 
-    def __init__(self, inbox: Inbox, choice: int, timeline: Timeline) -> None:
-        self.timeline = timeline
+    def __init__(self, inbox: Inbox, choice: int, moments: Moments) -> None:
+        self.moments = moments
         self._inbox = inbox
         self._choice = choice
 

@@ -87,9 +87,12 @@ async def answers(
 
 @dataclass(frozen=True)
 class Served:
-    """What one cell answered, by the number of requests in flight; a cell is started once for all tests of it."""
+    """What one cell answered, by the number of requests in flight; a cell is started once for all tests of it.
 
-    greedy: dict[int, list[list[int]]]
+    A request alone meets one worker of each role whatever the cell, so long ones are alone in the smallest cell only.
+    """
+
+    greedy: dict[int, list[list[int]]]  # at one in flight perhaps only the first prompts
     seeded: dict[int, list[list[int]]]
 
 
@@ -104,7 +107,10 @@ def served(directory: Path, prefill: int, decode: int) -> Served:
     async def run() -> Served:
         async with cell(options(directory, prefill, decode)) as running:
             return Served(
-                greedy={n: await answers(running, everything, GREEDY, n) for n in (1, 8)},
+                greedy={
+                    1: await answers(running, everything if (prefill, decode) == (1, 1) else some, GREEDY, 1),
+                    8: await answers(running, everything, GREEDY, 8),
+                },
                 seeded={n: await answers(running, some, SEEDED, n) for n in SEEDED_WITH[prefill, decode]},
             )
 
@@ -117,7 +123,8 @@ def test_greedy_float32_equals_generate(smollm2: Path, prefill: int, decode: int
     """Alone and with 8 in flight, token for token."""
     found = served(smollm2, prefill, decode)
     for at_once, answered in found.greedy.items():
-        for length, got, want in zip(LENGTHS, answered, expected(smollm2), strict=True):
+        assert len(answered) >= LENGTHS.index(150)
+        for length, got, want in zip(LENGTHS, answered, expected(smollm2), strict=False):
             assert got == want, f"prompt of {length} tokens, {at_once} in flight"
 
 

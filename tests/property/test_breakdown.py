@@ -1,6 +1,6 @@
 """Do the parts of a request lie one behind the other, and is the rest exactly what nobody measured?
 
-A cell is simulated to the instant: the real machine and timeline of the coordinator; workers and a client that are
+A cell is simulated to the instant: the real machine and moments of the coordinator; workers and a client that are
 lists of durations. Every process has a clock of its own, with an origin that no other knows.
 """
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from coordinator.events import DecodeLetGo, Finish, FirstTokenMade, PrefillLetGo, StopStringFound, Submitted, TokensMade
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from launch.evaluation.breakdown import HAND_OFF, Breakdown, breakdown
 from launch.evaluation.results import RequestResult
 from runtime.params import FinishReason, SamplingParams
@@ -63,10 +63,10 @@ class Simulation:
         self.worker = [Process(draw(SECONDS)) for _ in range(2)]
         self.sent = self.at
         self.at += self.draw.unseen()
-        self.timeline = Timeline("r0", self.at)
-        self.timeline.tokenise_s = self.draw()
-        self.at += self.timeline.tokenise_s + self.draw()
-        self.timeline.submitted_at = self.at
+        self.moments = Moments("r0", self.at)
+        self.moments.tokenise_s = self.draw()
+        self.at += self.moments.tokenise_s + self.draw()
+        self.moments.submitted_at = self.at
         self.feed(Submitted(0, (1,) * 8, SamplingParams(max_tokens=4, seed=0), 1e6))
         self.dispatched = self.at
 
@@ -107,15 +107,15 @@ class Simulation:
     def told(self, last_token_at: float) -> None:
         """The last token is text, then with the socket, then at the client."""
         self.at = last_token_at + self.draw()
-        self.timeline.token(last_token_at, self.at, last=True)
+        self.moments.token(last_token_at, self.at, last=True)
         self.at += self.draw()
-        self.timeline.passed(self.at, last=True)
+        self.moments.passed(self.at, last=True)
         self.at += self.draw.unseen()
 
     def result(self, tokens: int) -> tuple[RequestResult, Breakdown]:
         last = finished(self.cell, 0)
         assert isinstance(last, Finish)
-        ledger: Ledger = self.timeline.complete(last.ledger, self.at)
+        ledger: Ledger = self.moments.complete(last.ledger, self.at)
         seen = RequestResult(
             index=0,
             arrival_s=self.sent - 0.5,
@@ -171,8 +171,8 @@ def test_the_rest_of_a_request_that_was_handed_off_is_what_the_messages_took(dat
     draw = run.draw
     admit_left = run.dispatched + draw()
     prefill_left = admit_left + draw()
-    run.timeline.ordered(admit_left - run.dispatched, admit=True)
-    run.timeline.ordered(prefill_left - run.dispatched, admit=False)
+    run.moments.ordered(admit_left - run.dispatched, admit=True)
+    run.moments.ordered(prefill_left - run.dispatched, admit=False)
     way_s = draw.unseen()
     run.at = prefill_left + way_s
     admit_way_s = min(draw(), way_s)
@@ -224,7 +224,7 @@ def test_the_rest_of_a_request_that_stayed_is_what_the_messages_took(
     run = Simulation(data.draw, local=True)
     draw = run.draw
     run.at += draw()
-    run.timeline.ordered(run.at - run.dispatched, admit=False)
+    run.moments.ordered(run.at - run.dispatched, admit=False)
     order_way_s = draw.unseen()
     run.at += order_way_s
     token_1_at, stages = run.computed()
@@ -254,7 +254,7 @@ def test_the_rest_of_an_answer_of_one_token_is_what_the_messages_took(data: st.D
     run = Simulation(data.draw, local=False)
     draw = run.draw
     run.at += draw()
-    run.timeline.ordered(run.at - run.dispatched, admit=False)
+    run.moments.ordered(run.at - run.dispatched, admit=False)
     run.at += draw.unseen()
     token_1_at, stages = run.computed()
     send_s = draw()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from coordinator.streams import StreamDelta, StreamEnd
 from transport.messages.client import FailureCode
 
@@ -12,7 +12,7 @@ from transport.messages.client import FailureCode
 class Front:
     """A `Sink` that remembers, and does what a test wants when tokens come."""
 
-    timeline: Timeline = field(default_factory=lambda: Timeline("a", 0.0))
+    moments: Moments = field(default_factory=lambda: Moments("a", 0.0))
     deltas: list[StreamDelta] = field(default_factory=list)
     end: StreamEnd | None = None
     failure: tuple[FailureCode, str, str | None] | None = None

@@ -1,12 +1,12 @@
 """Is every moment of a request in its ledger once?"""
 
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from runtime.stages import Ledger
 from tests.support.metrics import SimulatedService, ask
 
 
-def timeline() -> Timeline:
-    made = Timeline("r0", received_at=1.0)
+def moments() -> Moments:
+    made = Moments("r0", received_at=1.0)
     made.submitted_at, made.tokenise_s = 2.0, 0.25
     made.ordered(0.125, admit=True)
     made.ordered(0.5, admit=False)
@@ -17,7 +17,7 @@ def timeline() -> Timeline:
 
 
 def test_what_the_shell_noted_joins_what_the_machine_knows() -> None:
-    made = timeline()
+    made = moments()
     made.passed(9.0, last=True)
     made.passed(10.0, last=True)
     assert made.complete(Ledger(queue_s=0.5, total_s=6.0), now=99.0) == Ledger(
@@ -34,7 +34,7 @@ def test_what_the_shell_noted_joins_what_the_machine_knows() -> None:
 
 
 def test_a_last_word_that_leaves_with_the_last_token_says_how_long_that_has_waited() -> None:
-    assert timeline().complete(Ledger(), now=8.75).send_s == 0.5
+    assert moments().complete(Ledger(), now=8.75).send_s == 0.5
 
 
 def test_answers_are_remembered_and_cancelled_requests_are_not() -> None:
@@ -48,10 +48,10 @@ def test_answers_are_remembered_and_cancelled_requests_are_not() -> None:
     cell.let_go(cancelled)
     (ended,) = cell.service.ended
     assert (ended.request_id, ended.tokens) == (answered, 2)
-    assert ended.timeline.has_all_text
-    assert ended.timeline.first_token_at is not None
+    assert ended.moments.has_all_text
+    assert ended.moments.first_token_at is not None
 
 
 def test_what_ended_before_its_text_was_out_waited_for_nothing() -> None:
-    ended = timeline().complete(Ledger(), now=8.0)  # the last token was taken in then, its text came at 8.25
+    ended = moments().complete(Ledger(), now=8.0)  # the last token was taken in then, its text came at 8.25
     assert ended.send_s == 0.0

@@ -137,8 +137,8 @@ async def test_tokens_were_passed_on_before_a_slow_reader_took_them() -> None:
     stage.clock.time += 5.0
     stage.client.reads.set()
     await stage.end()
-    timeline = stage.service.sinks[0].timeline
-    assert (timeline.first_passed_at, timeline.last_passed_at) == (given_at, given_at)
+    moments = stage.service.sinks[0].moments
+    assert (moments.first_passed_at, moments.last_passed_at) == (given_at, given_at)
 
 
 @pytest.mark.parametrize("stream", [True, False])

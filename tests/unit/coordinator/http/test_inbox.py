@@ -3,18 +3,18 @@
 import asyncio
 
 from coordinator.http.inbox import Failure, Inbox
-from coordinator.ledger import Timeline
+from coordinator.ledger import Moments
 from coordinator.streams import Finished, StreamDelta, StreamEnd
 from runtime.params import FinishReason
 from runtime.stages import Ledger
 from tests.support.asgi import delta, sampled
 
-TIMELINE = Timeline("chatcmpl-1", 0.0)
+MOMENTS = Moments("chatcmpl-1", 0.0)
 
 
 def test_deltas_of_one_choice_merge_and_those_of_others_do_not() -> None:
     inbox = Inbox()
-    first, second = inbox.sink(0, TIMELINE), inbox.sink(1, TIMELINE)
+    first, second = inbox.sink(0, MOMENTS), inbox.sink(1, MOMENTS)
     first.delta(delta(4, "a"))
     second.delta(delta(0, "x"))
     first.delta(delta(5, "b"))
@@ -28,23 +28,23 @@ def test_an_inbox_nobody_takes_from_holds_one_delta_per_choice() -> None:
     inbox = Inbox()
     for index in range(1000):
         for choice in range(2):
-            inbox.sink(choice, TIMELINE).delta(delta(index, "a"))
+            inbox.sink(choice, MOMENTS).delta(delta(index, "a"))
     assert len(inbox.deltas) == 2
     assert all(len(waiting.tokens) == 1000 for waiting in inbox.take().values())
 
 
 def test_the_first_failure_counts() -> None:
     inbox = Inbox()
-    inbox.sink(1, TIMELINE).failed("worker_lost", "one", None)
-    inbox.sink(0, TIMELINE).failed("timeout", "two", "x")
+    inbox.sink(1, MOMENTS).failed("worker_lost", "one", None)
+    inbox.sink(0, MOMENTS).failed("timeout", "two", "x")
     assert inbox.failure == Failure("worker_lost", "one", None)
 
 
 def test_whatever_happens_wakes_the_writer_once() -> None:
     async def scene() -> None:
         for happen in (
-            lambda inbox: inbox.sink(0, TIMELINE).delta(delta(0, "a")),
-            lambda inbox: inbox.sink(0, TIMELINE).failed("internal", "x", None),
+            lambda inbox: inbox.sink(0, MOMENTS).delta(delta(0, "a")),
+            lambda inbox: inbox.sink(0, MOMENTS).failed("internal", "x", None),
             Inbox.wake,
         ):
             inbox = Inbox()
@@ -63,6 +63,6 @@ def test_whatever_happens_wakes_the_writer_once() -> None:
 def test_the_numbers_of_the_workers_are_no_news() -> None:
     inbox = Inbox()
     end = StreamEnd(FinishReason.STOP, "", 1, 1, Ledger(), None)
-    inbox.sink(0, TIMELINE).done(end)
+    inbox.sink(0, MOMENTS).done(end)
     assert inbox.take() == {}
     assert inbox.failure is None
