@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec.structs import replace
 from rich.console import Console
 
 from launch.cell import available_cores
@@ -23,7 +24,7 @@ from launch.errors import ModelUnavailable
 from launch.evaluation.asked import Asked, check, count, systems_of
 from launch.evaluation.bench import Bench, NotServed, Rules, Stopped, SystemLost
 from launch.evaluation.campaigns.duel import DuelOptions, duel
-from launch.evaluation.campaigns.search import GoodputOptions, goodput
+from launch.evaluation.campaigns.search import GoodputOptions, goodput, told_by
 from launch.evaluation.campaigns.session import Session
 from launch.evaluation.campaigns.shapes import RegionOptions, Shape, map_regions
 from launch.evaluation.campaigns.sweep import SweepOptions, sweep
@@ -158,21 +159,24 @@ async def _measure(asked: Asked, bench: Bench, session: Session, source: Source)
     if campaign.sweep is not None:
         size = asked.load.size(60.0, 100, left_out_s)
         await sweep(session, source, names, SweepOptions(rates_per_s=campaign.rates(), size=size))
+    if asked.fights:
+        arrivals, requests = asked.load.arrivals(source), count(asked, source)
+        options = DuelOptions(arrivals=arrivals, requests=requests, slo=slo, pairs=campaign.duel_pairs)
+        await duel(session, source, names[0], names[1], options)
     if campaign.goodput and slo is not None:
         size = asked.load.size(60.0, 100, left_out_s)
-        await goodput(session, source, names, GoodputOptions(slo=slo, size=size, search=campaign.search()))
+        told = told_by(session.runs)  # what is known already need not be searched for
+        search = campaign.search()
+        search = replace(search, probes=search.probes + max(map(len, told.values()), default=0))
+        await goodput(session, source, names, GoodputOptions(slo=slo, size=size, search=search), told)
     if campaign.regions is not None:
         session.at_rate = asked.load.random  # a trace has no times for these shapes
         size = asked.load.size(30.0, 40, left_out_s)
         shapes = RegionOptions(shapes=campaign.shapes(), slo=slo, size=size, pairs=campaign.region_pairs)
         await map_regions(session, lambda shape: _shaped(shape, asked), names[0], names[1], shapes)
-    if campaign.chooses_rates and not asked.fights:
+    if campaign.chooses_rates or asked.fights:
         return
     arrivals, requests = asked.load.arrivals(source), count(asked, source)
-    if asked.fights:
-        options = DuelOptions(arrivals=arrivals, requests=requests, slo=slo, pairs=campaign.duel_pairs)
-        await duel(session, source, names[0], names[1], options)
-        return
     await bench.run_load(names[0], session.fresh(source, names, arrivals, requests), arrivals, "single")
 
 

@@ -278,7 +278,7 @@ class CampaignFlags:
     ] = False
     goodput_from: Annotated[float, Parameter(group=CAMPAIGN, help="The rate that --goodput tries first.")] = 1.0
     probes: Annotated[
-        int, Parameter(group=CAMPAIGN, help="Runs that --goodput may take for each system; few leave it unsure.")
+        int, Parameter(group=CAMPAIGN, help="Runs that --goodput may add for each system; few leave it unsure.")
     ] = 24
     slo_scale: Annotated[
         str | None, Parameter(group=CAMPAIGN, help="Judge each run by so many times the SLO, too: 0.5,1,2.")

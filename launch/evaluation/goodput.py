@@ -107,7 +107,7 @@ class Found(Struct, frozen=True, kw_only=True):
 
 def next_step(search: Search, probes: Sequence[Probe]) -> Try | Found:
     rates = judged(search, probes)
-    again = next((rate.rate_per_s for rate in rates if _is_open(search, rate)), None)
+    again = _again(search, rates)
     wanted = again if again is not None else _next_rate(search, rates)
     if wanted is not None and len(probes) < search.probes and not _unmeasured(search, rates):
         return Try(rate_per_s=wanted)
@@ -123,9 +123,23 @@ def so_far(search: Search, probes: Sequence[Probe]) -> Found:
     return found if found.ending is Ending.FOUND else replace(found, ending=Ending.INTERRUPTED)
 
 
+def _again(search: Search, rates: Sequence[Judged]) -> float | None:
+    """The lowest rate that is not decided and matters: one of the two that the goodput is between, as the shares have
+    it now, or once these are close the next one on either side. Others can stay in doubt: the search leaves none
+    behind, but probes that it was given may."""
+    open_rates = [rate for rate in rates if _is_open(search, rate)]
+    passed, failed = _bracket(search, [rate for rate in rates if rate.verdict is not Verdict.UNMEASURED])
+    matter = {passed, failed}
+    if passed is not None and failed is not None and _is_tight(search, passed, failed):
+        low, high = _certain(rates, passed, failed)
+        matter.add(min((r.rate_per_s for r in open_rates if failed < r.rate_per_s < (high or math.inf)), default=None))
+        matter.add(max((r.rate_per_s for r in open_rates if (low or 0.0) < r.rate_per_s < passed), default=None))
+    return next((r.rate_per_s for r in open_rates if r.verdict is Verdict.UNMEASURED or r.rate_per_s in matter), None)
+
+
 def _next_rate(search: Search, rates: Sequence[Judged]) -> float | None:
     """None: there is nothing to try that the search may try."""
-    passed, failed = _bracket(search, rates)
+    passed, failed = _bracket(search, _decided(rates))
     if passed is None and failed is None:
         return search.first_per_s
     if failed is None and passed is not None:
@@ -205,11 +219,14 @@ def _unmeasured(search: Search, rates: Sequence[Judged]) -> bool:
 
 def _bracket(search: Search, rates: Sequence[Judged]) -> tuple[float | None, float | None]:
     """The highest rate that holds the target and the lowest that does not, once the shares fall with the rate."""
-    decided = [rate for rate in rates if rate.verdict in {Verdict.PASSED, Verdict.FAILED}]
-    falling = _falling([_share(rate) for rate in decided], [rate.attainment.effective_total for rate in decided])
-    passed = [rate.rate_per_s for rate, share in zip(decided, falling, strict=True) if share >= search.target]
-    failed = [rate.rate_per_s for rate, share in zip(decided, falling, strict=True) if share < search.target]
+    falling = _falling([_share(rate) for rate in rates], [rate.attainment.effective_total for rate in rates])
+    passed = [rate.rate_per_s for rate, share in zip(rates, falling, strict=True) if share >= search.target]
+    failed = [rate.rate_per_s for rate, share in zip(rates, falling, strict=True) if share < search.target]
     return max(passed, default=None), min(failed, default=None)
+
+
+def _decided(rates: Sequence[Judged]) -> list[Judged]:
+    return [rate for rate in rates if rate.verdict in {Verdict.PASSED, Verdict.FAILED}]
 
 
 def _share(rate: Judged) -> float:
@@ -249,7 +266,7 @@ def _certain(rates: Sequence[Judged], passed: float | None, failed: float | None
 
 
 def _found(search: Search, rates: tuple[Judged, ...]) -> Found:
-    passed, failed = _bracket(search, rates)
+    passed, failed = _bracket(search, _decided(rates))
     low, high = _certain(rates, passed, failed)
     if passed is not None and failed is not None and _is_tight(search, passed, failed):
         ending = Ending.FOUND

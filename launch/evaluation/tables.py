@@ -147,4 +147,4 @@ def _share(attainment: Attainment) -> str:
     share = attainment.share()
     if share is None:
         return "of no requests"
-    return f"{100 * share.value:.1f} % ({100 * (share.low or 0.0):.1f}-{100 * (share.high or 1.0):.1f})"
+    return f"{100 * share.value:.3g} % ({100 * (share.low or 0.0):.3g}-{100 * (share.high or 1.0):.3g})"

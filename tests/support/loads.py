@@ -12,10 +12,12 @@ from launch.evaluation.compatible import vllm_keys
 from launch.evaluation.lengths import Lengths
 from launch.evaluation.load import dispatch, saturation
 from launch.evaluation.measures import measure
-from launch.evaluation.results import RequestResult, steady
+from launch.evaluation.results import RequestResult, arriving, steady
 from launch.evaluation.slo import Slo, attain
 from launch.evaluation.study import Run
 from launch.evaluation.workload import Workload, synthetic
+
+NO_SLO = Slo()
 
 Server = Callable[[Workload, Arrivals, int], list[RequestResult]]
 """The last argument is the number of the run, from 0: what differs between runs of one load."""
@@ -51,6 +53,7 @@ class SimulatedLoads:
     servers: dict[str, Server]
     warm_up: float = 0.1  # of the arrivals of an open loop, in which the queue is still as empty as it began
     fails_at: int | None = None  # the number of the run that is interrupted
+    slo: Slo = NO_SLO  # of the study
     asked: list[Asked] = field(default_factory=list)
 
     async def run_load(
@@ -61,10 +64,10 @@ class SimulatedLoads:
             raise InterruptedError
         self.asked.append(Asked(system, workload, arrivals, purpose))
         results = self.servers[system](workload, arrivals, number)
-        return summed_up(f"{purpose}-{number}", self.asked[-1], results, self.warm_up), results
+        return summed_up(f"{purpose}-{number}", self.asked[-1], results, self.warm_up, self.slo), results
 
 
-def summed_up(run_id: str, asked: Asked, results: list[RequestResult], warm_up: float = 0.0) -> Run:
+def summed_up(run_id: str, asked: Asked, results: list[RequestResult], warm_up: float = 0.0, slo: Slo = NO_SLO) -> Run:
     open_loop = not isinstance(asked.arrivals, ClosedLoop)
     planned = [request.arrival_s for request in asked.workload.requests]
     window = steady(results, warm_up * max(planned), 0.0) if open_loop else None
@@ -78,7 +81,7 @@ def summed_up(run_id: str, asked: Asked, results: list[RequestResult], warm_up: 
         requests=len(planned),
         seconds=max(result.end_s for result in results) - min(planned),
         measures=measures,
-        attainments=attain(results, Slo()),
+        attainments=attain(arriving(results, window) if window is not None else results, slo),
         dispatch=dispatch(results) if open_loop else None,
         saturation=saturation(results) if open_loop else None,
         vllm=vllm_keys(measures, results),

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from launch.evaluation.arrivals import ClosedLoop, TraceClock
 from launch.evaluation.campaigns.progress import Course
 from launch.evaluation.campaigns.session import Session, Size, Source, attained, lagging, saturated
 from launch.evaluation.goodput import Found, Probe, Search, Try, next_step, so_far
 from launch.evaluation.results import RequestResult
-from launch.evaluation.slo import Slo
+from launch.evaluation.slo import Attainments, Slo
 from launch.evaluation.study import Goodput, Run
 
 
@@ -38,8 +39,8 @@ async def goodput(
 ) -> tuple[Goodput, ...]:
     """
     Args:
-        earlier: probes of each system from a search that was interrupted. The caller sees to it that `session.seen`
-            knows their requests.
+        earlier: probes of each system, of a search that was interrupted or of other campaigns (`told_by`). They count
+            as probes of `options.search`. The caller sees to it that `session.seen` knows their requests.
     """
     probed = {system: list((earlier or {}).get(system, ())) for system in systems}
     course = Course("goodput", [])
@@ -86,12 +87,21 @@ def probed_of(run: Run, results: Sequence[RequestResult], rate_per_s: float, slo
     Args:
         rate_per_s: as the search asked for it, not as it came out: probes are gathered by their rate.
     """
-    probe = Probe(
-        rate_per_s=rate_per_s,
-        attainment=attained(run, results, slo).every,
-        saturated=saturated(run),
-        lagging=lagging(run),
-    )
+    return _probed(run, rate_per_s, attained(run, results, slo))
+
+
+def told_by(runs: Sequence[Run]) -> dict[str, list[Probed]]:
+    """Pure. What runs of other campaigns tell a search by the same SLO, by system: all whose rate was chosen."""
+    told: dict[str, list[Probed]] = {}
+    for run in runs:
+        if isinstance(run.arrivals, TraceClock | ClosedLoop) or run.attainments is None or run.stopped:
+            continue
+        told.setdefault(run.system, []).append(_probed(run, run.arrivals.rate_per_s, run.attainments))
+    return told
+
+
+def _probed(run: Run, rate_per_s: float, attainments: Attainments) -> Probed:
+    probe = Probe(rate_per_s=rate_per_s, attainment=attainments.every, saturated=saturated(run), lagging=lagging(run))
     return Probed(run_id=run.run_id, probe=probe)
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TypeVar
 
 import pytest
+from msgspec import structs
 
-from launch.evaluation.arrivals import Arrivals, ClosedLoop, Poisson
+from launch.evaluation.arrivals import Arrivals, ClosedLoop, Poisson, TraceClock
 from launch.evaluation.campaigns.duel import DuelOptions, duel
 from launch.evaluation.campaigns.progress import Course, Step, in_words
-from launch.evaluation.campaigns.search import GoodputOptions, goodput, probed_of
+from launch.evaluation.campaigns.search import GoodputOptions, goodput, probed_of, told_by
 from launch.evaluation.campaigns.session import Session, Size
 from launch.evaluation.campaigns.shapes import RegionOptions, Shape, map_regions
 from launch.evaluation.campaigns.sweep import SweepOptions, parse_rates, sweep
@@ -226,6 +227,36 @@ def test_a_search_goes_on_from_earlier_probes() -> None:
     assert resumed.found == uninterrupted.found
     assert len(later.asked) == len(whole.asked) - 5
     assert resumed.run_ids[:5] == partial.run_ids
+
+
+def test_a_search_begins_with_what_other_campaigns_have_measured() -> None:
+    search = Search(first_per_s=1.0, tolerance=0.1)
+    options = GoodputOptions(slo=SLO, search=search, size=Size(seconds=1, at_least=200))
+    alone = loads(A=fifo())
+    (unaided,) = run(goodput(Session(alone.run_load), SOURCE, ["A"], options))
+
+    simulated = replace(loads(A=fifo()), slo=SLO)
+    session = Session(simulated.run_load)
+    rates = (0.5, 1.0, 2.0, 4.0, 6.0, 8.0, 16.0)
+    run(sweep(session, SOURCE, ["A"], SweepOptions(rates_per_s=rates, size=Size(seconds=1, at_least=200))))
+    told = told_by(session.runs)
+    assert [one.probe.rate_per_s for one in told["A"]] == list(rates)
+    (aided,) = run(goodput(session, SOURCE, ["A"], options, told))
+    assert aided.found.ending is Ending.FOUND
+    assert aided.found.goodput_per_s == pytest.approx(unaided.found.goodput_per_s, rel=0.2)
+    own = simulated.asked[len(rates) :]
+    assert len(own) < len(alone.asked)
+    tried = {asked.arrivals.rate_per_s for asked in own if isinstance(asked.arrivals, Poisson)}
+    assert not tried & {0.5, 1.0, 16.0}, "what is far from the goodput may stay in doubt"
+
+
+def test_runs_without_a_rate_or_an_slo_and_stopped_ones_tell_a_search_nothing() -> None:
+    session = Session(loads(A=fifo()).run_load)
+    (one,) = run(sweep(session, SOURCE, ["A"], SweepOptions(rates_per_s=(1.0,), size=SMALL)))
+    assert [told.run_id for told in told_by([one])["A"]] == [one.run_id]
+    without = [structs.replace(one, arrivals=ClosedLoop(2)), structs.replace(one, arrivals=TraceClock(1.0))]
+    without += [structs.replace(one, attainments=None), structs.replace(one, stopped=True)]
+    assert told_by(without) == {}
 
 
 def test_a_search_passes_on_that_the_client_lagged() -> None:
