@@ -118,7 +118,8 @@ def _outcomes(study: Study, results: Mapping[str, Sequence[RequestResult]]) -> l
 
 
 def _ratio(study: Study, one: Goodput, other: Goodput) -> str | None:
-    """Of two goodputs; the interval is from the ends of both, which is wider than 95 %."""
+    """Of two goodputs; the interval is from the ends of both, which is wider than 95 %. None where it has no end: two
+    searches that ran out of probes at one rate have not found two equal systems."""
     if one.found.goodput_per_s is None or other.found.goodput_per_s is None:
         return None
     ends = (one.found.low_per_s, one.found.high_per_s, other.found.low_per_s, other.found.high_per_s)
@@ -127,7 +128,9 @@ def _ratio(study: Study, one: Goodput, other: Goodput) -> str | None:
     low_1, high_1, low_2, high_2 = ends
     low = low_2 / high_1 if low_2 is not None and high_1 is not None else None
     high = high_2 / low_1 if high_2 is not None and low_1 is not None else None
-    text += f" {words.interval(low, high)}" if low is not None or high is not None else " (no interval)"
+    if low is None and high is None:
+        return None
+    text += f" {words.interval(low, high)}"
     workers = {system.name: system.workers for system in study.systems}
     n_1, n_2 = workers.get(one.system), workers.get(other.system)
     if n_1 and n_2 and n_1 != n_2:
