@@ -49,7 +49,7 @@ def attention(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """transformers' `apply_rotary_pos_emb` of [tokens, heads, head_dim]; cos and sin are [tokens, rotary_dim]."""
     x, cos, sin = x.double(), cos.double()[:, None], sin.double()[:, None]
-    turned, rest = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], dim=-1)
+    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
     low, high = turned.chunk(2, dim=-1)
     return torch.cat([turned * cos + torch.cat([-high, low], dim=-1) * sin, rest], dim=-1)
 

@@ -3,8 +3,8 @@
 SiLU of the gate times the other half (SwiGLU, Shazeer, arXiv 2002.05202), with the roundings of transformers. One pass
 over memory instead of two.
 
-Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Not yet on a GPU: the block
-is reasoned, not measured.
+Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Compiles for Hopper. Not yet
+run on a GPU: the block is reasoned, not measured.
 """
 
 import triton

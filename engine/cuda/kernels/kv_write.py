@@ -3,8 +3,8 @@
 One pass over memory: `write` copies, `rotate_and_write` also turns queries and keys by their position (rotary
 embedding, Su et al., arXiv 2104.09864, in the form of transformers' Llama: the halves of a head are the pairs).
 
-Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Not yet on a GPU: warps are
-reasoned, not measured.
+Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Compiles for Hopper. Not yet
+run on a GPU: warps are reasoned, not measured.
 """
 
 import triton

@@ -25,7 +25,8 @@ def score_factors(scale: float, softcap: float | None) -> tuple[float, float]:
 
 def padded_head(head_dim: int) -> int:
     """A head as a block has it: a power of two, and at least 16 for a matrix unit."""
-    return max(16, triton.next_power_of_2(head_dim))
+    padded: int = triton.next_power_of_2(head_dim)
+    return max(16, padded)
 
 
 def refuse_strides(keys: Tensor, values: Tensor, *others: Tensor) -> None:

@@ -7,8 +7,8 @@ found. A program has all query heads of one kv_head, so no key is read twice.
 The number of splits is fixed by the workspace, because a CUDA graph has a fixed grid. It is an upper limit: each split
 has whole blocks of keys, programs without keys end at once, and a sequence that needs one split only is not joined.
 
-Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Not yet on a GPU: block
-sizes, warps and stages are reasoned, not measured.
+Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Compiles for Hopper. Not yet
+run on a GPU: block sizes, warps and stages are reasoned, not measured.
 """
 
 from dataclasses import dataclass
@@ -68,20 +68,22 @@ class DecodeTiles:
 def tiles(head_dim: int, element_bytes: int) -> DecodeTiles:
     """Decode is bound by memory: what counts is how many bytes are on their way.
 
-    A tile of keys has 16 KiB, as has its tile of values; with three stages a program holds at most 96 KiB of a Hopper
-    multiprocessor's 227 KiB, so two fit and 64 KiB or more are in flight, twice what its share of 4.8 TB/s needs at a
-    latency of 0.8 us (29 KiB). 128 threads load a tile with eight accesses of 16 bytes each. Beyond 128 keys the scores
-    would only take registers; below 16 there is no matrix product.
+    A tile of keys has 16 KiB, as has its tile of values. 128 threads load it with eight accesses of 16 bytes each, and
+    load the next one while they multiply. As compiled for Hopper (128 dimensions of bfloat16) a program then takes 38
+    KiB of shared memory and 117 registers of a thread: four fit a multiprocessor, with 64 to 128 KiB in flight, while
+    its share of 4.8 TB/s needs 29 KiB at a latency of 0.8 us. Beyond 128 keys the scores would only take registers;
+    below 16 there is no matrix product. float32 runs on the plain units, whose unrolled products need the registers of
+    twice as many threads.
     """
     keys = _KEY_TILE_BYTES // (padded_head(head_dim) * element_bytes)
-    return DecodeTiles(block_keys=min(128, max(16, keys)), num_warps=4, num_stages=3)
+    num_warps = 4 if element_bytes <= 2 else 8
+    return DecodeTiles(block_keys=min(128, max(16, keys)), num_warps=num_warps, num_stages=3)
 
 
 def good_splits(rows: int, kv_heads: int, multiprocessors: int) -> int:
-    """As many as give each multiprocessor a few programs; for a batch that fills the device alone, one.
+    """As many as give each multiprocessor the four programs that fit; for a batch that fills the device alone, one.
 
-    Four programs, because two fit at a time and a second round evens out sequences of different length. Not yet
-    measured.
+    Not yet measured.
     """
     wanted = _PROGRAMS_PER_MULTIPROCESSOR * multiprocessors // (rows * kv_heads)
     return min(MAX_SPLITS, max(1, wanted))

@@ -5,8 +5,8 @@ they see block by block. The query heads that share a kv_head are rows of one bl
 fills its blocks too, and a block spans few tokens, which leaves less of the causal triangle to waste. Several chunks
 are one launch.
 
-Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Not yet on a GPU: block
-sizes, warps and stages are reasoned, not measured.
+Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Compiles for Hopper. Not yet
+run on a GPU: block sizes, warps and stages are reasoned, not measured.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.cuda.kernels.paged_block import attend, padded_head, refuse_strides, score_factors
+
+_KEY_TILE_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +34,18 @@ def tiles(head_dim: int, element_bytes: int, queries: int) -> PrefillTiles:
     """For chunks of at most `queries` (token, head) pairs per kv_head.
 
     16 bits: Hopper's matrix instruction has 64 rows and belongs to a warp group of four; two groups share each tile of
-    keys. Shared memory (227 KiB) holds the queries and the stages of keys and values: at 128 dimensions 32 + 3 * 32
-    KiB, at 256 64 + 2 * 64 KiB. The output takes 64 and 128 of a thread's 255 registers. Two sizes of a query block
+    keys, of 16 KiB. What bounds it are the 255 registers of a thread, of which the output alone takes 64 at 128
+    dimensions and 128 at 256; these are the largest blocks that compile without spilling (194 registers and 96 KiB of
+    shared memory at 128 dimensions, 247 and 128 KiB at 256 with a soft cap and a window). Two sizes of a query block
     only: each is compiled by itself, when it is first used.
 
     float32 runs on the plain units, whose products are unrolled: small blocks, or they would not fit the registers.
     """
     if element_bytes > 2:
-        return PrefillTiles(block_queries=32, block_keys=32, num_warps=4, num_stages=2)
+        return PrefillTiles(block_queries=32, block_keys=16, num_warps=8, num_stages=2)
     block_queries, num_warps = (64, 4) if queries <= 64 else (128, 8)
-    block_dim = padded_head(head_dim)
-    block_keys = 128 if block_dim <= 64 else 64
-    return PrefillTiles(block_queries, block_keys, num_warps, num_stages=3 if block_dim <= 128 else 2)
+    block_keys = min(128, _KEY_TILE_BYTES // (padded_head(head_dim) * element_bytes))
+    return PrefillTiles(block_queries, block_keys, num_warps, num_stages=3)
 
 
 def prefill_attention(

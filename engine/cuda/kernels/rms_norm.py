@@ -1,10 +1,10 @@
 """How is a hidden state normalised, and the residual added on the way?
 
-RMSNorm (Zhang, Sennrich, arXiv 1910.07467) with the roundings of transformers' Llama: statistics in float32, back to the
-element type, then times the weight. One pass over memory instead of the six of the unfused form.
+RMSNorm (Zhang, Sennrich, arXiv 1910.07467) with the roundings of transformers' Llama: statistics in float32, back to
+the element type, then times the weight. One pass over memory instead of one for each operation.
 
-Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Not yet on a GPU: warps are
-reasoned, not measured.
+Has run: in Triton's interpreter on a CPU, in float32 and float16 (tests/unit/engine/cuda). Compiles for Hopper. Not yet
+run on a GPU: warps are reasoned, not measured.
 """
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 
 def warps(size: int) -> int:
     """A row is one program: 16 elements of a thread, so that a row of 4096 has two accesses of 16 bytes in flight."""
-    return min(16, max(1, triton.next_power_of_2(size) // 512))
+    padded: int = triton.next_power_of_2(size)
+    return min(16, max(1, padded // 512))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

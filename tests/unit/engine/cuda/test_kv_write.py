@@ -62,7 +62,7 @@ class Step:
 
 def step(source: Source, shape: Shape) -> Step:
     fused = source.normal(TOKENS, shape.heads + 2 * shape.kv_heads, shape.head_dim)
-    query, key, value = fused.split([shape.heads, shape.kv_heads, shape.kv_heads], dim=1)
+    query, key, value = fused[:, : shape.heads], fused[:, shape.heads : -shape.kv_heads], fused[:, -shape.kv_heads :]
     pages = -(-TOKENS // shape.page_tokens) + 1
     slots = source.order(pages * shape.page_tokens)[:TOKENS]
     slots[list(PADDING)] = -1

@@ -120,7 +120,7 @@ def test_a_page_may_lie_beyond_two_to_the_31_elements(device: torch.device) -> N
     decode_attention(
         query, keys, values, table, source.int32([8]), out, workspace, scale=0.1, window=None, softcap=None
     )
-    assert_close(out, attention(query, *sequence, 7, scale=0.1, window=None, softcap=None))
+    assert_close(out, attention(query, sequence[0], sequence[1], 7, scale=0.1, window=None, softcap=None))
 
 
 @pytest.mark.parametrize("splits", [0, MAX_SPLITS + 1])

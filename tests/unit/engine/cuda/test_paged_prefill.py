@@ -21,7 +21,8 @@ class Case:
     softcap: float | None = None
 
 
-# Blocks have 32 queries and 32 keys in float32, in 16 bits 64 or 128 and 64 or 128; a query is a (token, head) pair.
+# Blocks have 32 queries and 16 keys in float32, in 16 bits 64 or 128 queries and 32 (head_dim 256), 64 or 128 keys; a
+# query is a (token, head) pair.
 CASES = (
     Case(Shape(2, 2, 64, 4), [(0, 1), (31, 3), (0, 0), (32, 40), (64, 31)]),  # float32
     Case(Shape(4, 2, 80, 16), [(63, 33), (0, 1), (64, 32), (129, 31)]),  # float16

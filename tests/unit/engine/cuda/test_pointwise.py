@@ -1,5 +1,7 @@
 """Do the fused norms and the gated activation compute what transformers does, on views too?"""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,31 +14,22 @@ DTYPES = sorted({dtype for number in (0, 1) for dtype in plain.dtypes(number, to
 EPS = 1e-3  # large enough to matter
 
 
-def view(source: plain.Source, name: str) -> Tensor:
-    """Hidden states of common and uncommon strides."""
-    if name == "row":
-        return source.normal(80)
-    if name == "rows":
-        return source.normal(3, 128)
-    if name == "batch":
-        return source.normal(1, 4, 1000)
-    if name == "heads of a fused projection":
-        return source.normal(2, 3, 7, 16)[:, :, 1:4]
-    if name == "columns":
-        return source.normal(3, 2, 48)[..., 8:40]
-    if name == "last dimension not contiguous":
-        return source.normal(40, 3).T
-    return source.normal(0, 64)
-
-
-VIEWS = ("row", "rows", "batch", "heads of a fused projection", "columns", "last dimension not contiguous", "no rows")
+VIEWS: dict[str, Callable[[plain.Source], Tensor]] = {
+    "row": lambda source: source.normal(80),
+    "rows": lambda source: source.normal(3, 128),
+    "batch": lambda source: source.normal(1, 4, 1000),
+    "heads of a fused projection": lambda source: source.normal(2, 3, 7, 16)[:, :, 1:4],
+    "columns": lambda source: source.normal(3, 2, 48)[..., 8:40],
+    "last dimension not contiguous": lambda source: source.normal(40, 3).T,
+    "no rows": lambda source: source.normal(0, 64),
+}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", VIEWS)
 def test_rms_norm(name: str, dtype: torch.dtype, device: torch.device) -> None:
     source = plain.Source(device, dtype, seed=5)
-    x = view(source, name)
+    x = VIEWS[name](source)
     weight = source.normal(x.shape[-1])
     before = x.clone()
     plain.assert_close(rms_norm(x, weight, EPS), plain.rms_norm(x, weight, EPS))
@@ -47,7 +40,7 @@ def test_rms_norm(name: str, dtype: torch.dtype, device: torch.device) -> None:
 @pytest.mark.parametrize("name", VIEWS)
 def test_add_rms_norm(name: str, dtype: torch.dtype, device: torch.device) -> None:
     source = plain.Source(device, dtype, seed=6)
-    x = view(source, name)
+    x = VIEWS[name](source)
     residual, weight = source.normal(*x.shape), source.normal(x.shape[-1])
     before = x.clone(), residual.clone()
     normed, total = add_rms_norm(x, residual, weight, EPS)
