@@ -30,7 +30,7 @@ CASES = (
     Case(Shape(4, 1, 128, 1), [(0, 9), (61, 16), (3, 0)]),
     Case(Shape(8, 1, 16, 16), [(0, 20), (40, 9)], window=3),
     Case(Shape(16, 1, 32, 4), [(200, 5), (5, 12)], window=130),
-    Case(Shape(2, 1, 256, 7), [(3, 40), (40, 1)], window=1),
+    Case(Shape(2, 2, 256, 7), [(3, 40), (40, 1)], window=1),  # half of a block sees none of the first keys
     Case(Shape(1, 1, 256, 4), [(50, 20), (0, 65)], window=1000, softcap=1.5),
     Case(Shape(6, 3, 48, 16), [(17, 14), (0, 17)], window=37),
 )

@@ -50,6 +50,16 @@ def test_add_rms_norm(name: str, dtype: torch.dtype, device: torch.device) -> No
     assert torch.equal(residual, before[1])
 
 
+def test_a_norm_rounds_where_transformers_does(device: torch.device) -> None:
+    """The sum, and the scaled state before it meets the weight; another order of addition tips over a few."""
+    source = plain.Source(device, torch.float16, seed=10)
+    x, residual, weight = source.normal(20, 1000), source.normal(20, 1000), source.normal(1000)
+    normed, _ = add_rms_norm(x, residual, weight, EPS)
+    state = (x + residual).float()
+    scaled = (state * torch.rsqrt(state.square().mean(dim=-1, keepdim=True) + EPS)).to(torch.float16)
+    assert float((normed == scaled * weight).float().mean()) > 0.99
+
+
 def test_a_weight_of_more_bits_gives_an_output_of_more_bits(device: torch.device) -> None:
     x = plain.Source(device, torch.float16, seed=7).normal(2, 32)
     weight = plain.Source(device, torch.float32, seed=8).normal(32)
