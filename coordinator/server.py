@@ -10,7 +10,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.events import DrainAsked, Stopped, Ticked
 from coordinator.http.front import HttpFront
 from coordinator.launcher_link import LauncherLink
-from coordinator.links import is_slow
+from coordinator.links import is_slow, is_staged
 from coordinator.service import Service
 from coordinator.text import Text
 from coordinator.worker_link import WorkerLink
@@ -111,6 +111,7 @@ class Coordinator:
                 gigabytes_per_s=test.gigabytes_per_s,
                 memcpy_gigabytes_per_s=test.memcpy_gigabytes_per_s,
                 slow=is_slow(test),
+                staged=is_staged(test),
             )
             for prefill in self.service.machine.cell.of_role("prefill")
             for decode_id, test in sorted(prefill.links.items())
@@ -124,7 +125,9 @@ class Coordinator:
             "gb_per_s": link.gigabytes_per_s,
             "memcpy_gb_per_s": link.memcpy_gigabytes_per_s,
         }
-        if link.slow:
+        if link.staged:
+            _log.warning("KV PAGES GO THROUGH THE HOST: see docs/operations.md", extra={"fields": fields})
+        elif link.slow:
             _log.warning("SLOW KV LINK: far below a memory copy; see docs/operations.md", extra={"fields": fields})
         else:
             _log.info("kv link tested", extra={"fields": fields})

@@ -29,7 +29,7 @@ async def _main(settings: DecodeConfig, stop: asyncio.Event) -> None:
     engine = await open_engine(settings.engine, thread, membership.loading)
     membership.loading("opening UCX")
     kv = KvPort(
-        UcxWire(),
+        UcxWire(engine.regions((0,))[0].kind),
         worker_id=settings.worker_id,
         epoch=process.new_epoch(),
         fingerprint=engine.layout.fingerprint,

@@ -86,7 +86,13 @@ class CellDisplay:
             soft_wrap=True,
         )
         for link in message.links:
-            if link.slow:
+            if link.staged:
+                self._notice(
+                    f"KV PAGES GO THROUGH THE HOST {link.prefill} -> {link.decode}: UCX moves GPU memory over "
+                    f"{link.transport}, {link.gigabytes_per_s:.2f} GB/s, and not over cuda_ipc or RDMA; see "
+                    "docs/operations.md"
+                )
+            elif link.slow:
                 self._notice(
                     f"SLOW KV LINK {link.prefill} -> {link.decode}: {link.transport}, {link.gigabytes_per_s:.2f} GB/s; "
                     f"one memory copy does {link.memcpy_gigabytes_per_s:.1f} GB/s; see docs/operations.md"

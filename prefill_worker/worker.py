@@ -268,7 +268,8 @@ class PrefillWorker:
         owner = -test.transfer_id  # request ids are not negative
         pages = self.pool.reserve(owner, test.pages)
         self.pool.hold(owner)
-        outbound = self._kv.send(test.transfer_id, test.peer, self._engine.regions(pages))
+        regions = self._engine.regions(pages)
+        outbound = self._kv.send(test.transfer_id, test.peer, regions)
         handoff = HandOff(outbound, self._engine.layout.page_bytes, len(pages))
         handoff.pages_done(await self._thread.run(self._engine.digest, pages))
         handoff.complete(0, self._clock.now())
@@ -287,6 +288,7 @@ class PrefillWorker:
                 quarantined_pages=len(pages) if result.quarantine else 0,
                 nbytes=result.nbytes,
                 transport=self._kv.transport_name(test.peer),
+                memory=regions[0].kind,
                 gigabytes_per_s=result.nbytes / result.seconds / 1e9 if result.seconds > 0 else 0.0,
                 memcpy_gigabytes_per_s=memcpy,
                 error=result.error,

@@ -17,9 +17,14 @@ memory, not even on one host. What `kill -9` of a peer in mid-transfer did there
 - With it alone they go through TCP: 60 kills, no abort, no wedge, everything ended within milliseconds of closing the
   link, and nothing was left in the system. (tests/e2e/test_ucx_peer_death.py)
 
-The price: 2 to 4 GB/s in place of 7 to 13 with CMA, 8 ms of CPU per 12 MB in place of 2. GPU memory pays nothing, as
-cuda_ipc and InfiniBand support error handling. UCX reports the death of a connected peer at once, of one that is still
-connecting perhaps never, and a stopped one never: `Link.close` is how it learns.
+The price: 2 to 4 GB/s in place of 7 to 13 with CMA, 8 ms of CPU per 12 MB in place of 2. UCX reports the death of a
+connected peer at once, of one that is still connecting perhaps never, and a stopped one never: `Link.close` is how it
+learns.
+
+GPU memory should pay nothing: by its source, cuda_ipc supports error handling and event descriptors and can invalidate
+keys, which is what rendezvous asks of a transport (`make gpu-check` kills peers there, too). Words of the ports stay
+with TCP. The pool is older than UCX's context, so UCX must not trust its cache of what is GPU memory: UCXX sets
+UCX_MEMTYPE_CACHE=n before it loads UCX, which reads that one variable then and never again.
 """
 
 import asyncio
@@ -58,6 +63,9 @@ _CONTROL = 1 << 63
 _BUDGET_S = 0.002
 """How long `_drive` may keep the loop from its other work while messages keep coming."""
 
+_CUDA = ("cuda_copy", "cuda_ipc")
+"""UCX's transports of GPU memory: between it and the host's, and between two processes."""
+
 _PYBUF_WRITE = 0x200
 _view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
     ("PyMemoryView_FromMemory", ctypes.pythonapi)
@@ -68,11 +76,18 @@ class UcxWire:
     """One UCX worker; made, used and closed on the thread of the running loop.
 
     For GPU memory the loop thread needs a current CUDA context before the wire is made.
+
+    Args:
+        memory: where the pages are that it will move.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, memory: MemoryKind = MemoryKind.HOST) -> None:
+        """
+        Raises:
+            ValueError: UCX_TLS leaves out what GPU memory needs.
+        """
         self._loop = asyncio.get_running_loop()
-        options = configuration()
+        options = configuration(memory)
         with _without_ucx_environment():
             context = UCXContext(options, feature_flags=(Feature.TAG, Feature.WAKEUP))
             self._worker = UCXWorker(context, enable_delayed_submission=False, enable_python_future=False)
@@ -288,8 +303,12 @@ def as_buffer(region: Region) -> object:
     return view
 
 
-def configuration() -> dict[str, str]:
-    """Every option that matters here, and the two by which an operator chooses transports; without their UCX_."""
+def configuration(memory: MemoryKind = MemoryKind.HOST) -> dict[str, str]:
+    """Every option that matters here, and the two by which an operator chooses transports; without their UCX_.
+
+    Raises:
+        ValueError: they leave out what GPU memory needs.
+    """
     options = {
         "TLS": "^sm",  # all but shared memory
         "RNDV_THRESH": "8192",  # larger messages wait for their receive at the sender, not in the receiver's memory
@@ -300,7 +319,20 @@ def configuration() -> dict[str, str]:
     if not chosen and get_ucx_version() >= (1, 21, 0):  # older ones cannot connect over the loopback device
         # A cell is on one host, and UCX authenticates nobody: what listens for it is out of reach of other machines.
         options["NET_DEVICES"] = "lo"
+    if memory is MemoryKind.CUDA and "TLS" in chosen:
+        chosen["TLS"] = _with_cuda(chosen["TLS"])
     return options | chosen
+
+
+def _with_cuda(transports: str) -> str:
+    """A list of UCX's transports that knows GPU memory: UCX without cuda_copy takes it for the host's, and crashes."""
+    excludes = transports.startswith("^")
+    named = set(transports.lstrip("^").split(","))
+    if excludes and named & {"cuda", "cuda_copy"}:
+        raise ValueError(f"UCX_TLS={transports} leaves out cuda_copy, without which UCX cannot touch GPU memory")
+    if excludes or named & {"all", "cuda"}:
+        return transports
+    return ",".join([transports, *(name for name in _CUDA if name not in named)])
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ History of PROTOCOL_VERSION:
   1  first version
   2  requests carry what the OpenAI API has: tools, template arguments, choices about text, a grammar; Serve
   3  a cell tells what it has done (timelines, recordings); ledgers tell every stage, and can be asked for
+  4  a self-test says in which memory its pages are, and a link whether they go through the host's
 """
 
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 MAX_PROMPT_TOKENS = 1 << 20
 MAX_TEXT_CHARS = 8 << 20

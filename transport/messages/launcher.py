@@ -57,6 +57,7 @@ class LinkSummary(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     gigabytes_per_s: GigabytesPerSecond
     memcpy_gigabytes_per_s: GigabytesPerSecond
     slow: bool
+    staged: bool = False  # pages of GPU memory that go through the host's
 
 
 class ClusterReady(Message, frozen=True):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from runtime.buffers import MemoryKind
 from runtime.description import ModelInfo, PoolInfo
 from runtime.flight import Part
 from runtime.params import FinishReason, SamplingParams
@@ -68,6 +69,7 @@ class SelfTestDone(Message, frozen=True):
     error: Reason | None = None
     nbytes: Count = 0
     transport: Annotated[str, Meta(max_length=200)] = ""
+    memory: MemoryKind = MemoryKind.HOST  # where the pages of the sender are
     gigabytes_per_s: GigabytesPerSecond = 0.0
     memcpy_gigabytes_per_s: GigabytesPerSecond = 0.0
 

@@ -1,10 +1,12 @@
 """When may a prefill worker hand off to a decode worker, and what does finding out cost?"""
 
+import pytest
 from msgspec.structs import replace
 
 from coordinator.events import Action, SelfTested, Tell, Ticked, WorkerLost
-from coordinator.links import SELF_TEST_BYTES, is_slow
+from coordinator.links import SELF_TEST_BYTES, is_slow, is_staged
 from coordinator.state import Phase
+from runtime.buffers import MemoryKind
 from tests.support.cells import Cell, peer, told
 from transport.messages.worker import SelfTest, SelfTestDone
 
@@ -145,6 +147,32 @@ def test_a_link_is_slow_only_if_enough_was_moved_to_tell() -> None:
     assert is_slow(link)
     assert not is_slow(replace(link, nbytes=1 << 20))
     assert not is_slow(replace(link, gigabytes_per_s=1.0))
+
+
+def test_what_the_ports_say_to_each_other_makes_no_gpu_slow() -> None:
+    """16 MiB in 1.5 ms is little of what a GPU copies, and nearly all of it is words."""
+    link = SelfTestDone(
+        transfer_id=1, quarantined_pages=0, nbytes=16 << 20, gigabytes_per_s=11.0, memcpy_gigabytes_per_s=2000.0
+    )
+    assert not is_slow(link)
+    assert is_slow(replace(link, gigabytes_per_s=2.0))
+
+
+@pytest.mark.parametrize(
+    ("memory", "transport", "staged"),
+    [
+        (MemoryKind.CUDA, "tcp", True),
+        (MemoryKind.CUDA, "cuda_copy+tcp", True),
+        (MemoryKind.CUDA, "cuda_ipc", False),
+        (MemoryKind.CUDA, "rc_mlx5+rc_mlx5", False),
+        (MemoryKind.CUDA, "rc_mlx5+tcp", True),
+        (MemoryKind.CUDA, "unknown", False),
+        (MemoryKind.HOST, "tcp", False),
+    ],
+)
+def test_pages_of_a_gpu_that_go_through_the_host_are_noticed(memory: MemoryKind, transport: str, staged: bool) -> None:
+    link = SelfTestDone(transfer_id=1, quarantined_pages=0, memory=memory, transport=transport)
+    assert is_staged(link) is staged
 
 
 def relinked(cell: Cell, tests: dict[str, Action]) -> bool:
