@@ -22,6 +22,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     page_tokens: Annotated[int, Meta(ge=1, le=4096)] = 16
     pool_pages: Annotated[int, Meta(ge=1)] | None = None
     pool_bytes: Annotated[int, Meta(ge=1)] | None = None
+    neighbour_pages: tuple[Annotated[int, Meta(ge=1)], ...] = ()  # pools of the cell's other workers on the same GPU
     max_model_len: Annotated[int, Meta(ge=2)] | None = None  # None: the model's context
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine import room
 from engine.digest import digest
 from engine.layout import KvLayout
 from engine.pages import runs
@@ -54,9 +55,11 @@ class KvPool:
         """
         Raises:
             UnusableMemory: CUDA memory that UCX could not share, or rows that are not whole 64-bit words.
+            engine.room.NoRoom: the GPU has no room for it.
         """
         if device.type == "cuda":
             refuse_expandable_segments(os.environ)
+            room.check_pool(total_pages * layout.page_bytes, device)
         if layout.kv_heads * layout.head_dim * layout.dtype_bytes % _WORD_BYTES:
             raise UnusableMemory(f"one token's keys of one layer are not whole {_WORD_BYTES}-byte words: {layout}")
         self.layout = layout

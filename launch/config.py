@@ -103,6 +103,7 @@ def worker_configs(
     """The configuration of every worker by its id."""
     configs: dict[str, PrefillConfig | DecodeConfig] = {}
     endpoint = worker_endpoint(cell)
+    neighbours = _neighbour_pages(options)
     for i, cores in enumerate(placement.prefill):
         device = _device(options.devices, i)
         configs[f"prefill-{i}"] = PrefillConfig(
@@ -111,7 +112,7 @@ def worker_configs(
             run_dir=str(cell),
             parent_pid=parent_pid,
             cores=cores,
-            engine=_engine(options, device, options.prefill_kv_tokens, cores),
+            engine=_engine(options, device, options.prefill_kv_tokens, cores, neighbours[i]),
             chunk_tokens=options.chunk_tokens or _chunks(device).alone,
             log_level=options.log_level,
         )
@@ -123,7 +124,7 @@ def worker_configs(
             run_dir=str(cell),
             parent_pid=parent_pid,
             cores=cores,
-            engine=_engine(options, device, options.decode_kv_tokens, cores),
+            engine=_engine(options, device, options.decode_kv_tokens, cores, neighbours[options.prefill_workers + i]),
             max_batch=options.max_batch,
             chunk_tokens=options.chunk_tokens or _chunks(device).alone,
             mixed_chunk_tokens=options.mixed_chunk_tokens or _chunks(device).beside_streams,
@@ -150,8 +151,30 @@ def _device(devices: Sequence[str], worker: int) -> str:
     return devices[0] if len(devices) == 1 else devices[worker]
 
 
-def _engine(options: CellOptions, device: str, kv_tokens: int, cores: Sequence[int]) -> AnyEngineConfig:
-    pages = -(-kv_tokens // options.page_tokens)
+def _neighbour_pages(options: CellOptions) -> list[tuple[int, ...]]:
+    """Of each worker, prefill workers first: the pools of the others on its GPU."""
+    kv_tokens = [options.prefill_kv_tokens] * options.prefill_workers + [
+        options.decode_kv_tokens
+    ] * options.decode_workers
+    devices = [_device(options.devices, worker) for worker in range(len(kv_tokens))]
+    return [
+        tuple(
+            _pages(options, kv_tokens[other])
+            for other in range(len(devices))
+            if other != worker and devices[other] == device and device != "cpu"
+        )
+        for worker, device in enumerate(devices)
+    ]
+
+
+def _pages(options: CellOptions, kv_tokens: int) -> int:
+    return -(-kv_tokens // options.page_tokens)
+
+
+def _engine(
+    options: CellOptions, device: str, kv_tokens: int, cores: Sequence[int], neighbour_pages: tuple[int, ...]
+) -> AnyEngineConfig:
+    pages = _pages(options, kv_tokens)
     if options.model_dir is None:
         return FakeEngineConfig(
             page_tokens=options.page_tokens,
@@ -168,6 +191,7 @@ def _engine(options: CellOptions, device: str, kv_tokens: int, cores: Sequence[i
         device=device,
         page_tokens=options.page_tokens,
         pool_pages=pages,
+        neighbour_pages=neighbour_pages,
         threads=len(cores),
         seed=options.seed,
         max_model_len=options.max_model_len,
