@@ -10,6 +10,7 @@ import msgspec
 
 from engine.port import EnginePort
 from engine.thread import EngineThread
+from runtime.buffers import MemoryKind
 from runtime.clock import Clock
 from runtime.stages import DecodeStages
 from transport.kv import Inbound, ReceiveOutcome
@@ -45,11 +46,16 @@ async def take_in(  # noqa: PLR0913 - plain values
     *,
     started: float,
 ) -> Received:
-    """Wait for the pages of `admit`, which came at `started`, and check them; never raises for what the peer did."""
+    """Wait for the pages of `admit`, which came at `started`, and check them; never raises for what the peer did.
+
+    Raises:
+        Exception: whatever the engine raises on a GPU that is lost, which ends the worker (ADR-0008).
+    """
     outcome = await inbound.settled()
     arrived = clock.now()
     intake_s = arrived - started
     if not outcome.ok:
+        await _touch_device(engine, thread, prompt_pages[:1])
         return Received(None, outcome.error or "the transfer failed", outcome.quarantine, intake_s, 0.0, 0.0, arrived)
     digests, computing_s = await thread.run_timed(clock, engine.digest, prompt_pages)
     token, error = _token_1(admit, outcome, len(prompt_pages), digests)
@@ -64,6 +70,16 @@ async def take_in(  # noqa: PLR0913 - plain values
         verify_wait_s=max(verify_s - computing_s, 0.0),
         ended_at=ended,
     )
+
+
+async def _touch_device(engine: EnginePort, thread: EngineThread, page: tuple[int, ...]) -> None:
+    """Compute something on the GPU, if that is where pages are.
+
+    To UCX a lost CUDA context looks like a transfer that failed. A worker that only receives would then fail request
+    after request and never take a step in which it would notice.
+    """
+    if engine.regions(page)[0].kind is MemoryKind.CUDA:
+        await thread.run(engine.digest, page)
 
 
 def _token_1(admit: Admit, outcome: ReceiveOutcome, pages: int, digests: bytes) -> tuple[int | None, str | None]:
