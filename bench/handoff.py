@@ -1,6 +1,7 @@
 """What does it cost that one process computes the prompt and another one the answer?
 
-Measures, for one request at a time on a cell with one prefill and one decode worker and the default model:
+Measures, for one request at a time on a cell with one prefill and one decode worker, with the default model on the CPU
+unless `bench.gpu` asks for another model on a GPU:
 
 - hand-off gap: token 1 -> token 2 at the client, less a decode step (the median ITL behind it), which the first token
   of any server's decode costs, too;
@@ -41,10 +42,10 @@ _MIB = 1 << 20
 
 _NOTES = {
     "handoff gap less a step": "the tail of the transfer, the digest check, two messages and the first step's start",
-    "decode step": "memory bandwidth of the decode worker's cores: every step reads all weights",
+    "decode step": "memory bandwidth where the decode worker computes: every step reads all weights",
     "transfer tail": "the pages of the last chunk, which no computing can hide, at the rate of `transfer`",
     "digest check": "memory bandwidth: one pass over the pages of the prompt on the decode worker",
-    "TTFT split": "the prefill itself, on the cores of one worker",
+    "TTFT split": "the prefill itself, on the cores, or the GPU, of one worker",
     "TTFT less compute": "the messages client - coordinator - prefill worker and back; a busy core delays each",
     "TTFT one process": "the same prefill; no client, coordinator, digest or transfer",
     "TTFT split - one process": "digests, sends and messages; two processes of one program differ by themselves, too",
@@ -74,13 +75,16 @@ class Answer(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
+    """Lengths of prompts, how often each is measured, and of which token ids they are drawn."""
+
     prompt_tokens: tuple[int, ...]
     rounds: int
+    token_ids: range = _TOKEN_IDS
 
 
-_FULL = _Plan((16, 128, 512, 1024), rounds=5)
-_QUICK = _Plan((16, 256), rounds=2)
+_FULL = Plan((16, 128, 512, 1024), rounds=5)
+_QUICK = Plan((16, 256), rounds=2)
 
 
 @dataclass(slots=True)
@@ -95,8 +99,11 @@ class _Samples:
 
 
 async def run(*, quick: bool) -> list[Row]:
-    plan = _QUICK if quick else _FULL
-    options = model_options()
+    return await measured(model_options(), _QUICK if quick else _FULL)
+
+
+async def measured(options: CellOptions, plan: Plan) -> list[Row]:
+    """On a cell of these options, which have one worker of each role."""
     async with (
         cell(options) as running,
         started("bench.one_process", running.placement.prefill[0]) as one_process,
@@ -106,11 +113,11 @@ async def run(*, quick: bool) -> list[Row]:
         one_process.send(Load(engine=prefill.engine, chunk_tokens=prefill.chunk_tokens))
         await one_process.receive(Loaded)
         for prompt_tokens in plan.prompt_tokens:  # kernels are chosen per shape
-            await _measure(client, one_process, _prompt(prompt_tokens, 0), _Samples(), split_first=True)
+            await _measure(client, one_process, _prompt(plan, prompt_tokens, 0), _Samples(), split_first=True)
         samples = {prompt_tokens: _Samples() for prompt_tokens in plan.prompt_tokens}
         for number in range(1, plan.rounds + 1):
             for prompt_tokens in plan.prompt_tokens:
-                prompt = _prompt(prompt_tokens, number)
+                prompt = _prompt(plan, prompt_tokens, number)
                 await _measure(client, one_process, prompt, samples[prompt_tokens], split_first=number % 2 == 0)
     return [row for prompt_tokens in plan.prompt_tokens for row in _rows(prompt_tokens, samples[prompt_tokens])]
 
@@ -120,8 +127,8 @@ def _prefill_config(options: CellOptions, running: RunningCell) -> PrefillConfig
     return worker_configs(options, Path(), 0, running.placement)["prefill-0"]
 
 
-def _prompt(prompt_tokens: int, number: int) -> tuple[int, ...]:
-    return tuple(random.Random(f"{_SEED} {prompt_tokens} {number}").choices(_TOKEN_IDS, k=prompt_tokens))
+def _prompt(plan: Plan, prompt_tokens: int, number: int) -> tuple[int, ...]:
+    return tuple(random.Random(f"{_SEED} {prompt_tokens} {number}").choices(plan.token_ids, k=prompt_tokens))
 
 
 async def _measure(

@@ -7,8 +7,8 @@ copy inside one process, and `ucx_perftest` with UCX set up as ours is, and with
 turns within every round, so that noise hits all alike; a ratio compares two medians of the same round.
 
 Limited by TCP on the loopback device, which survives the death of a peer (ADR-0013), and per message by the Python
-around it. Does not measure GPU memory or two hosts, several transfers at once, or cold memory: every repetition
-moves the same bytes.
+around it. Does not measure two hosts, several transfers at once, or cold memory: every repetition moves the same bytes.
+GPU memory is measured by `bench.gpu`, with the same processes and words.
 """
 
 import os
@@ -51,6 +51,7 @@ class Opening(Struct, frozen=True):
 
     worker_id: str
     pool_bytes: int
+    device: str = "cpu"  # where its memory is: cpu, cuda:0, ...
 
 
 class Opened(Struct, frozen=True):
@@ -92,8 +93,8 @@ _QUICK = _Plan((1 * _MIB, 16 * _MIB), rounds=2)
 
 
 @dataclass(slots=True)
-class _Pair:
-    """Two processes, each with a port."""
+class Pair:
+    """Two processes, each with a port and memory of its own."""
 
     sender: Channel
     receiver: Channel
@@ -133,7 +134,7 @@ async def run(*, quick: bool) -> list[Row]:
         started("bench.transfer_peer", cores[:1]) as sender,
         started("bench.transfer_peer", cores[-1:]) as receiver,
     ):
-        pair = await _connected(sender, receiver, pool_bytes)
+        pair = await connected(sender, receiver, pool_bytes)
         variants = {
             "ucx_perftest as ours": perftest.like_ours(pair.ucx_options),
             "ucx_perftest default": perftest.default(),
@@ -157,11 +158,12 @@ async def run(*, quick: bool) -> list[Row]:
     return _rows(rates, plan.sizes, pair.transport)
 
 
-async def _connected(sender: Channel, receiver: Channel, pool_bytes: int) -> _Pair:
+async def connected(sender: Channel, receiver: Channel, pool_bytes: int, device: str = "cpu") -> Pair:
+    """Two processes of `bench.transfer_peer` that hold `pool_bytes` each."""
     for name, channel in (("sender", sender), ("receiver", receiver)):
-        channel.send(Opening(worker_id=name, pool_bytes=pool_bytes))
+        channel.send(Opening(worker_id=name, pool_bytes=pool_bytes, device=device))
     at_sender, at_receiver = await sender.receive(Opened), await receiver.receive(Opened)
-    return _Pair(sender, receiver, at_sender.peer, at_receiver.peer, at_sender.ucx_options)
+    return Pair(sender, receiver, at_sender.peer, at_receiver.peer, at_sender.ucx_options)
 
 
 def memcpy_s(nbytes: int) -> float:

@@ -1,42 +1,96 @@
 """What does one end of a measured transfer do?
 
-A process of its own, started by `bench.transfer`: host memory, a UCX wire and a KV port, as a worker has them.
+A process of its own, started by `bench.transfer` or `bench.gpu`: memory, a UCX wire and a KV port, as a worker has them.
 """
 
 import zlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.child import Channel, serve
 from bench.transfer import Job, Moved, Opened, Opening, Posted
-from runtime.buffers import Region
+from runtime.buffers import MemoryKind, Region
 from runtime.clock import SystemClock
 from runtime.process import host_id, new_epoch
 from transport.kv import KvPort
 from transport.ucx import UcxWire, configuration
 
 
-class Pool:
-    """Random bytes."""
+class Bytes(Protocol):
+    """Random bytes somewhere."""
 
+    def region(self, run: slice) -> Region: ...
+
+    def clear(self, run: slice) -> None: ...
+
+    def read(self, run: slice) -> NDArray[np.uint8]:
+        """A copy in the memory of the host."""
+        ...
+
+
+class HostBytes:
     def __init__(self, nbytes: int) -> None:
         self._bytes: NDArray[np.uint8] = np.random.default_rng().integers(0, 256, nbytes, np.uint8)
 
+    def region(self, run: slice) -> Region:
+        return Region(self._bytes.ctypes.data + run.start, run.stop - run.start)
+
+    def clear(self, run: slice) -> None:
+        self._bytes[run] = 0
+
+    def read(self, run: slice) -> NDArray[np.uint8]:
+        return self._bytes[run].copy()
+
+
+class CudaBytes:
+    """On the loop thread, which thereby has the CUDA context that UCX needs."""
+
+    def __init__(self, nbytes: int, device: str) -> None:
+        import torch  # noqa: PLC0415 - it takes seconds, and host memory needs none of it
+
+        self._device = torch.device(device)
+        torch.cuda.set_device(self._device)
+        self._bytes = torch.randint(0, 256, (nbytes,), dtype=torch.uint8, device=self._device)
+        self._synchronize = torch.cuda.synchronize
+        self._synchronize(self._device)
+
+    def region(self, run: slice) -> Region:
+        address = self._bytes.data_ptr() + run.start
+        return Region(address, run.stop - run.start, MemoryKind.CUDA, self._device.index or 0)
+
+    def clear(self, run: slice) -> None:
+        self._bytes[run] = 0
+        self._synchronize(self._device)
+
+    def read(self, run: slice) -> NDArray[np.uint8]:
+        there: NDArray[np.uint8] = self._bytes[run].cpu().numpy()
+        return there
+
+
+class Pool:
+    """Memory that is cut into runs, with as large a gap behind each as the run."""
+
+    def __init__(self, nbytes: int, device: str = "cpu") -> None:
+        self._bytes: Bytes = HostBytes(nbytes) if device == "cpu" else CudaBytes(nbytes, device)
+
+    @property
+    def kind(self) -> MemoryKind:
+        return self._bytes.region(slice(0, 1)).kind
+
     def regions(self, nbytes: int, run_bytes: int) -> tuple[Region, ...]:
-        base = self._bytes.ctypes.data
-        runs = _runs(nbytes, run_bytes)
-        return tuple(Region(base + run.start, run.stop - run.start) for run in runs)
+        return tuple(self._bytes.region(run) for run in _runs(nbytes, run_bytes))
 
     def clear(self, nbytes: int, run_bytes: int) -> None:
         for run in _runs(nbytes, run_bytes):
-            self._bytes[run] = 0
+            self._bytes.clear(run)
 
     def checksum(self, nbytes: int, run_bytes: int) -> int:
         value = 0
         for run in _runs(nbytes, run_bytes):
-            value = zlib.crc32(self._bytes[run].data, value)
+            value = zlib.crc32(self._bytes.read(run).data, value)
         return value
 
 
@@ -45,14 +99,17 @@ def _runs(nbytes: int, run_bytes: int) -> Sequence[slice]:
     return [slice(2 * start, 2 * start + min(run_bytes, nbytes - start)) for start in starts]
 
 
+def open_port(worker_id: str, pool: Pool, clock: SystemClock) -> KvPort:
+    wire = UcxWire(pool.kind)
+    return KvPort(wire, worker_id=worker_id, epoch=new_epoch(), fingerprint="bench", host_id=host_id(), clock=clock)
+
+
 async def _main(channel: Channel) -> None:
     clock = SystemClock()
     opening = await channel.receive(Opening)
-    pool = Pool(opening.pool_bytes)
-    port = KvPort(
-        UcxWire(), worker_id=opening.worker_id, epoch=new_epoch(), fingerprint="bench", host_id=host_id(), clock=clock
-    )
-    channel.send(Opened(peer=port.peer, ucx_options=configuration()))
+    pool = Pool(opening.pool_bytes, opening.device)
+    port = open_port(opening.worker_id, pool, clock)
+    channel.send(Opened(peer=port.peer, ucx_options=configuration(pool.kind)))
     try:
         while True:
             job = await channel.receive(Job)
