@@ -26,7 +26,7 @@ FILE = re.compile(r"(?!/)[\w./-]*/[\w./-]*(?:\.(?:py|md|toml|txt|json|jsonl|csv|
 FUNCTION = re.compile(r"([\w./-]+\.py|[\w.]+):([A-Za-z_][\w.]*)")
 MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 PHASE = re.compile(r"\bPhase\.(\w+)")
-MAKE = re.compile(r"^\s*(?:\$ )?make(?: -C \S+)?((?: [a-z]+)+)\s*(?:#.*)?$", re.MULTILINE)
+MAKE = re.compile(r"^\s*(?:\$ )?make(?: -C \S+)?((?: [a-z-]+)+)\s*(?:#.*)?$", re.MULTILINE)
 OPTION = re.compile(r"--?[A-Za-z][\w-]*")
 
 
@@ -176,7 +176,7 @@ def test_named_phases_exist_and_all_phases_are_named() -> None:
 
 
 def test_named_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     missing = [
         f"{document.path}: make {target}"
         for document in documents()

@@ -4,48 +4,17 @@ Tiny seeded-random models, real processes, real UCX: grouped queries, biases, QK
 prompts, soft-capped logits, mixture of experts.
 """
 
-import asyncio
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from engine.loading import quiet_transformers
-from engine.reference import generate_greedy
-from launch.client import StreamingClient
-from launch.config import CellOptions
-from runtime.params import SamplingParams
-from tests.support import tiny_models, tiny_tokenizer
-from tests.support.processes import all_pages_back, cell
+from tests.support.families import split_equals_generate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 FAMILIES = ["llama", "mistral_window", "qwen2_bias", "qwen3_qk_norm", "gemma2_softcap", "gemma3", "qwen3_moe"]
-PAGE, CHUNK, NEW_TOKENS = 8, 24, 16
-LENGTHS = [1, PAGE - 1, PAGE, PAGE + 1, CHUNK - 1, CHUNK, CHUNK + 1, 100, 200]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_split_output_equals_generate(family: str, tmp_path: Path) -> None:
-    directory = tiny_models.save(tiny_models.CONFIGS[family](), tmp_path)
-    tiny_tokenizer.byte_level().save(str(directory / "tokenizer.json"))
-    generator = torch.Generator().manual_seed(5)
-    prompts = [torch.randint(3, tiny_models.VOCAB_SIZE, (n,), generator=generator).tolist() for n in LENGTHS]
-    with quiet_transformers():
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    wanted = [generate_greedy(model, prompt, NEW_TOKENS) for prompt in prompts]
-    options = CellOptions(
-        model_dir=str(directory), model_name=family, page_tokens=PAGE, chunk_tokens=CHUNK, decode_kv_tokens=4096
-    )
-    sampling = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True)
-
-    async def run() -> None:
-        async with cell(options) as running, StreamingClient(running.endpoint) as client:
-            for prompt, want in zip(prompts, wanted, strict=True):
-                assert (await client.generate(prompt_token_ids=prompt, sampling=sampling).finish()).token_ids == want
-            together = [client.generate(prompt_token_ids=prompt, sampling=sampling).finish() for prompt in prompts]
-            assert [done.token_ids for done in await asyncio.gather(*together)] == wanted
-            await all_pages_back(client)
-
-    asyncio.run(run())
+    split_equals_generate(family, tmp_path)

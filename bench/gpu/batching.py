@@ -1,0 +1,26 @@
+"""How fast does transformers decode with its continuous batching?
+
+`model.generate_batch`: paged attention, its own scheduler, CUDA graphs if it chooses them.
+"""
+
+from typing import Any
+
+from transformers import GenerationConfig
+
+from bench.gpu.others import ROWS, measure, random_model
+from bench.gpu.parts import Settings, Tell
+
+_NAME = "transformers, continuous batching"
+_NOTE = "its scheduler, paged attention and sampling; all prompts come at once"
+
+
+def run(settings: Settings, tell: Tell) -> None:
+    model: Any = random_model(settings)
+    for rows in ROWS:
+
+        def generate(prompts: list[list[int]], tokens: int) -> int:
+            config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+            answers = model.generate_batch(inputs=prompts, generation_config=config)
+            return sum(len(answer.generated_tokens) for answer in answers.values())
+
+        tell(measure(_NAME, _NOTE, settings, rows, generate))

@@ -1,0 +1,112 @@
+"""Is what the parts found said as it is: tests that ran, kills that were survived, others beside ours?"""
+
+import msgspec
+import pytest
+
+from bench.gpu import killed, shapes, tested
+from bench.gpu.killed import COMPUTES, LIVES, SERVED, SETTLES, Kill, described
+from bench.gpu.others import OURS, beside
+from bench.gpu.parts import Outcome
+from bench.gpu.report import Check, file_name, part, summary, to_json
+from bench.rows import Row, summarise
+from tests.unit.bench.test_report import ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("..s\n2 passed, 1 skipped in 3.21s\n", {"passed": 2, "skipped": 1}),
+        ("1 failed in tests/x\n===== 1 failed, 41 passed in 3.21s =====\n", {"failed": 1, "passed": 41}),
+        ("2 errors in 0.1s", {"errors": 2}),
+        ("no tests ran in 0.01s", {}),
+        ("", {}),
+    ],
+)
+def test_the_last_line_of_pytest_is_counted(output: str, expected: dict[str, int]) -> None:
+    assert tested.counts(output) == expected
+
+
+WELL = Kill({LIVES: True, SETTLES: True, COMPUTES: True, SERVED: True}, 0.002, "worker peer-0 is gone")
+LOST = Kill({LIVES: True, SETTLES: True, COMPUTES: False, SERVED: False}, 0.004, "an illegal memory access")
+DEAD = Kill({LIVES: False}, None, "")
+
+
+def test_the_worst_answer_of_all_kills_is_the_minimum() -> None:
+    rows = {row.quantity: row for row in killed.rows([WELL, LOST, DEAD], "sender")}
+    assert (rows[LIVES].minimum, rows[LIVES].maximum, rows[LIVES].repetitions) == (0.0, 1.0, 3)
+    assert (rows[COMPUTES].minimum, rows[COMPUTES].repetitions) == (0.0, 2)
+    assert (rows["settled"].minimum, rows["settled"].maximum) == (2.0, 4.0)
+    assert killed.MEMORY not in rows, "it was not asked"
+
+
+def test_a_kill_is_told_in_one_line() -> None:
+    assert described(DEAD) == "survivor lives: NO"
+    said = described(LOST)
+    assert "its device computes: NO" in said
+    assert said.endswith("settled after 4.0 ms; an illegal memory access")
+
+
+def decode(benchmark: str, rates: list[float], rows: int, context: int = 1024) -> Row:
+    return summarise(
+        benchmark, OURS, rates, unit="tokens/s", limited_by="x", parameters={"rows": rows, "context": context}
+    )
+
+
+def test_ours_is_compared_only_with_what_has_its_size() -> None:
+    ours = [decode("steps", [100.0, 110.0, 120.0], 1), decode("steps", [9.0], 32), decode("steps", [1.0], 1, 8192)]
+    theirs = [decode("them", [50.0, 55.0], 1), decode("them", [1.0], 64)]
+    (row,) = beside([*ours, *theirs])
+    assert row.quantity == "decode, ours / them"
+    assert row.parameters == {"rows": 1, "context": 1024}
+    assert row.median == pytest.approx(110 / 52.5)
+    assert (row.minimum, row.maximum) == (100 / 55, 120 / 50)
+
+
+OUTCOME = Outcome(
+    part="steps",
+    question="how far?",
+    status="crashed",
+    seconds=3.0,
+    why="killed by SIGABRT\nlast words",
+    rows=(
+        summarise("steps", "absolute", [2.0], unit="ms", limited_by="x"),
+        summarise("steps", "share", [0.9], unit="ratio", limited_by="y"),
+    ),
+    notes=("64 rows are left out",),
+    facts={"gpu": "none"},
+)
+
+
+def test_a_part_is_shown_with_its_ratios_first_and_how_it_ended() -> None:
+    shown = part(OUTCOME)
+    assert shown.index("share") < shown.index("absolute")
+    for piece in ("steps: how far? crashed (3 s)", "gpu: none", "- 64 rows are left out", "  last words"):
+        assert piece in shown
+    assert "crashed" in summary([OUTCOME])
+
+
+def test_the_file_can_be_read_again() -> None:
+    check = Check(environment=ENVIRONMENT, outcomes=(OUTCOME,))
+    assert msgspec.json.decode(to_json(check), type=Check) == check
+
+
+@pytest.mark.parametrize(
+    ("only", "on_gpu", "expected"),
+    [
+        ((), True, "2026-01-31-abc1234-gpu.json"),
+        (("steps", "killed"), True, "2026-01-31-abc1234-gpu-steps-killed.json"),
+        ((), False, "2026-01-31-abc1234-gpu-interpret.json"),
+    ],
+)
+def test_only_a_full_run_on_a_gpu_gets_the_plain_name(only: tuple[str, ...], on_gpu: bool, expected: str) -> None:
+    assert file_name(ENVIRONMENT, only, on_gpu=on_gpu) == expected
+
+
+def test_the_configuration_is_one_of_transformers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from transformers import AutoConfig  # noqa: PLC0415 - it takes its time
+
+    directory = shapes.write(shapes.TINY, tmp_path_factory.mktemp("shape"))
+    config = AutoConfig.from_pretrained(directory)
+    shape = shapes.TINY
+    assert (config.hidden_size, config.num_key_value_heads, config.head_dim) == (shape.hidden, 2, shape.head_dim)
+    assert (directory / "tokenizer.json").is_file()
