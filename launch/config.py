@@ -3,12 +3,13 @@
 One frozen Struct holds the user's choices; functions here turn it into the configuration of each process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from coordinator.config import CoordinatorConfig, HttpConfig, RequestLimits
 from decode_worker.config import DecodeConfig
@@ -103,7 +104,6 @@ def worker_configs(
     """The configuration of every worker by its id."""
     configs: dict[str, PrefillConfig | DecodeConfig] = {}
     endpoint = worker_endpoint(cell)
-    neighbours = _neighbour_pages(options)
     for i, cores in enumerate(placement.prefill):
         device = _device(options.devices, i)
         configs[f"prefill-{i}"] = PrefillConfig(
@@ -112,7 +112,7 @@ def worker_configs(
             run_dir=str(cell),
             parent_pid=parent_pid,
             cores=cores,
-            engine=_engine(options, device, options.prefill_kv_tokens, cores, neighbours[i]),
+            engine=_engine(options, device, options.prefill_kv_tokens, cores),
             chunk_tokens=options.chunk_tokens or _chunks(device).alone,
             log_level=options.log_level,
         )
@@ -124,13 +124,30 @@ def worker_configs(
             run_dir=str(cell),
             parent_pid=parent_pid,
             cores=cores,
-            engine=_engine(options, device, options.decode_kv_tokens, cores, neighbours[options.prefill_workers + i]),
+            engine=_engine(options, device, options.decode_kv_tokens, cores),
             max_batch=options.max_batch,
             chunk_tokens=options.chunk_tokens or _chunks(device).alone,
             mixed_chunk_tokens=options.mixed_chunk_tokens or _chunks(device).beside_streams,
             log_level=options.log_level,
         )
-    return configs
+    return _with_neighbours(configs)
+
+
+def _with_neighbours(
+    configs: Mapping[str, PrefillConfig | DecodeConfig],
+) -> dict[str, PrefillConfig | DecodeConfig]:
+    """Each worker on a GPU is told of the pools that the others will make there (`engine.room`)."""
+    engines = {
+        name: config.engine
+        for name, config in configs.items()
+        if isinstance(config.engine, EngineConfig) and config.engine.device != "cpu"
+    }
+    told = dict(configs)
+    for name, engine in engines.items():
+        others = (other for key, other in engines.items() if key != name and other.device == engine.device)
+        pages = tuple(other.pool_pages or 0 for other in others)
+        told[name] = replace(configs[name], engine=replace(engine, neighbour_pages=pages))
+    return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,30 +168,8 @@ def _device(devices: Sequence[str], worker: int) -> str:
     return devices[0] if len(devices) == 1 else devices[worker]
 
 
-def _neighbour_pages(options: CellOptions) -> list[tuple[int, ...]]:
-    """Of each worker, prefill workers first: the pools of the others on its GPU."""
-    kv_tokens = [options.prefill_kv_tokens] * options.prefill_workers + [
-        options.decode_kv_tokens
-    ] * options.decode_workers
-    devices = [_device(options.devices, worker) for worker in range(len(kv_tokens))]
-    return [
-        tuple(
-            _pages(options, kv_tokens[other])
-            for other in range(len(devices))
-            if other != worker and devices[other] == device and device != "cpu"
-        )
-        for worker, device in enumerate(devices)
-    ]
-
-
-def _pages(options: CellOptions, kv_tokens: int) -> int:
-    return -(-kv_tokens // options.page_tokens)
-
-
-def _engine(
-    options: CellOptions, device: str, kv_tokens: int, cores: Sequence[int], neighbour_pages: tuple[int, ...]
-) -> AnyEngineConfig:
-    pages = _pages(options, kv_tokens)
+def _engine(options: CellOptions, device: str, kv_tokens: int, cores: Sequence[int]) -> AnyEngineConfig:
+    pages = -(-kv_tokens // options.page_tokens)
     if options.model_dir is None:
         return FakeEngineConfig(
             page_tokens=options.page_tokens,
@@ -191,7 +186,6 @@ def _engine(
         device=device,
         page_tokens=options.page_tokens,
         pool_pages=pages,
-        neighbour_pages=neighbour_pages,
         threads=len(cores),
         seed=options.seed,
         max_model_len=options.max_model_len,
