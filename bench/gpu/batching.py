@@ -16,11 +16,11 @@ _NOTE = "its scheduler, paged attention and sampling; all prompts come at once"
 
 def run(settings: Settings, tell: Tell) -> None:
     model: Any = random_model(settings)
+
+    def generate(prompts: list[list[int]], tokens: int) -> int:
+        config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        answers = model.generate_batch(inputs=prompts, generation_config=config)
+        return sum(len(answer.generated_tokens) for answer in answers.values())
+
     for rows in ROWS:
-
-        def generate(prompts: list[list[int]], tokens: int) -> int:
-            config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-            answers = model.generate_batch(inputs=prompts, generation_config=config)
-            return sum(len(answer.generated_tokens) for answer in answers.values())
-
         tell(measure(_NAME, _NOTE, settings, rows, generate))

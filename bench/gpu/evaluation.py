@@ -6,6 +6,7 @@ turns on it and never compute at once, so 1P1D has no second device to gain from
 that it works under load; not what it is for.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,22 +23,29 @@ from launch.evaluation.study import Study
 
 _KVRELAY = (sys.executable, "-c", "from launch.cli import main; main()")
 _PROMPTS, _ANSWERS = "lognormal:900:0.8:32-4000", "lognormal:130:0.7:8-400"
+_ENDING_S = 20.0
 _NOTE = "the highest rate at which 90 % of the requests kept to the SLO; few probes, so see low and high in the notes"
-_DUEL_NOTE = "B against A in alternating runs of the same requests"
 
 
 def run(settings: Settings, tell: Tell) -> None:
     with TemporaryDirectory() as directory:
         model = shapes.write(settings.shape, Path(directory))
         results = Path(directory) / "results"
-        done = subprocess.run(
-            [*_KVRELAY, "eval", *arguments(settings, model, results)], cwd=ROOT, text=True, check=False
-        )
+        code = _evaluate(arguments(settings, model, results), settings.limit_s)
         if (results / STUDY_FILE).is_file():
-            study = msgspec.json.decode((results / STUDY_FILE).read_bytes(), type=Study)
-            _tell(study, tell)
-    if done.returncode:
-        sys.exit(done.returncode)
+            _tell(msgspec.json.decode((results / STUDY_FILE).read_bytes(), type=Study), tell)
+    if code:
+        sys.exit(code)
+
+
+def _evaluate(words: list[str], limit_s: float) -> int:
+    """`kvrelay eval`; before the limit it is interrupted, and writes what it has."""
+    process = subprocess.Popen([*_KVRELAY, "eval", *words], cwd=ROOT)
+    try:
+        return process.wait(max(limit_s - _ENDING_S, _ENDING_S))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        return process.wait()
 
 
 def arguments(settings: Settings, model: Path, results: Path) -> list[str]:
@@ -51,7 +59,7 @@ def arguments(settings: Settings, model: Path, results: Path) -> list[str]:
         *("--prompt-tokens", _PROMPTS if gpu else "16-64", "--output-tokens", _ANSWERS if gpu else "4"),
         *("--slo-ttft-ms", "500" if gpu else "5000", "--slo-tpot-ms", "50" if gpu else "1000"),
         *("--goodput", "--goodput-from", "8", "--probes", "4" if gpu else "2"),
-        *("--rate", "6", "--pairs", "2", "--duration", "6" if gpu else "1"),
+        *("--rate", "6", "--pairs", "2", "--requests", "48" if gpu else "8"),
         *("--output", str(results), "--no-report", "--quiet"),
     ]
 

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bench.gpu.shapes import LLAMA_8B, TINY, Shape
 from bench.machine import ROOT
@@ -43,6 +45,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     device: str  # cuda:0; cpu to try the check itself
     rates: Rates | None  # None: they are not known, so there are no ratios
     parent_pid: int
+    limit_s: float = 60.0  # it is killed after that
 
     @property
     def on_gpu(self) -> bool:
@@ -104,9 +107,9 @@ PARTS: tuple[Part, ...] = (
         module="bench.gpu.exactness",
         on_cpu=False,
     ),
-    Part(name="steps", question="how far from the floor are decode and prefill?", limit_s=120, module="bench.gpu.steps"),
+    Part(name="steps", question="how far from their floors are decode and prefill?", limit_s=120, module="bench.gpu.steps"),
     Part(name="transfer", question="how fast do pages move?", limit_s=60, module="bench.gpu.transfer"),
-    Part(name="killed", question="does the death of a peer cost the survivor its GPU?", limit_s=90, module="bench.gpu.killed"),
+    Part(name="killed", question="what does a dead peer cost the survivor?", limit_s=90, module="bench.gpu.killed"),
     Part(name="handoff", question="what does splitting cost?", limit_s=120, module="bench.gpu.handoff"),
     Part(
         name="eval",
@@ -151,7 +154,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 def run_part(part: Part, settings: Settings, directory: Path, limit_s: float) -> Outcome:
     """Run it to its end, or to its limit. `directory` keeps its files apart from those of others."""
     settings_file, records, log = (directory / f"{part.name}.{kind}" for kind in ("json", "jsonl", "log"))
-    config.write(settings_file, settings)
+    config.write(settings_file, replace(settings, limit_s=limit_s))
     began = time.perf_counter()
     with log.open("wb") as printed:
         process = subprocess.Popen(
@@ -211,8 +214,6 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """The part and what it started in its own session; the processes of cells die with their parents."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
