@@ -23,6 +23,7 @@ from msgspec import Struct
 from bench import perftest
 from bench.child import Channel, started
 from bench.rows import Row, summarise
+from transport.kv import PIECE_BYTES
 from transport.messages.common import KvPeer
 
 _MIB = 1 << 20
@@ -52,6 +53,7 @@ class Opening(Struct, frozen=True):
     worker_id: str
     pool_bytes: int
     device: str = "cpu"  # where its memory is: cpu, cuda:0, ...
+    piece_bytes: int = PIECE_BYTES  # the largest message
 
 
 class Opened(Struct, frozen=True):
@@ -158,10 +160,12 @@ async def run(*, quick: bool) -> list[Row]:
     return _rows(rates, plan.sizes, pair.transport)
 
 
-async def connected(sender: Channel, receiver: Channel, pool_bytes: int, device: str = "cpu") -> Pair:
+async def connected(
+    sender: Channel, receiver: Channel, pool_bytes: int, device: str = "cpu", piece_bytes: int = PIECE_BYTES
+) -> Pair:
     """Two processes of `bench.transfer_peer` that hold `pool_bytes` each."""
     for name, channel in (("sender", sender), ("receiver", receiver)):
-        channel.send(Opening(worker_id=name, pool_bytes=pool_bytes, device=device))
+        channel.send(Opening(worker_id=name, pool_bytes=pool_bytes, device=device, piece_bytes=piece_bytes))
     at_sender, at_receiver = await sender.receive(Opened), await receiver.receive(Opened)
     return Pair(sender, receiver, at_sender.peer, at_receiver.peer, at_sender.ucx_options)
 

@@ -15,7 +15,7 @@ from bench.transfer import Job, Moved, Opened, Opening, Posted
 from runtime.buffers import MemoryKind, Region
 from runtime.clock import SystemClock
 from runtime.process import host_id, new_epoch
-from transport.kv import KvPort
+from transport.kv import PIECE_BYTES, KvPort
 from transport.ucx import UcxWire, configuration
 
 
@@ -99,16 +99,23 @@ def _runs(nbytes: int, run_bytes: int) -> Sequence[slice]:
     return [slice(2 * start, 2 * start + min(run_bytes, nbytes - start)) for start in starts]
 
 
-def open_port(worker_id: str, pool: Pool, clock: SystemClock) -> KvPort:
-    wire = UcxWire(pool.kind)
-    return KvPort(wire, worker_id=worker_id, epoch=new_epoch(), fingerprint="bench", host_id=host_id(), clock=clock)
+def open_port(worker_id: str, pool: Pool, clock: SystemClock, piece_bytes: int = PIECE_BYTES) -> KvPort:
+    return KvPort(
+        UcxWire(pool.kind),
+        worker_id=worker_id,
+        epoch=new_epoch(),
+        fingerprint="bench",
+        host_id=host_id(),
+        clock=clock,
+        piece_bytes=piece_bytes,
+    )
 
 
 async def _main(channel: Channel) -> None:
     clock = SystemClock()
     opening = await channel.receive(Opening)
     pool = Pool(opening.pool_bytes, opening.device)
-    port = open_port(opening.worker_id, pool, clock)
+    port = open_port(opening.worker_id, pool, clock, opening.piece_bytes)
     channel.send(Opened(peer=port.peer, ucx_options=configuration(pool.kind)))
     try:
         while True:

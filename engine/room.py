@@ -52,9 +52,9 @@ def crowding(need: Need, memory: Memory) -> str | None:
     if need.total > memory.total:
         pools = " + ".join(_gigabytes(pool) for pool in (need.pool, *need.others))
         return (
-            f"{need.workers} {'workers need' if need.others else 'worker needs'} {_gigabytes(need.total)} GB of its "
-            f"{_gigabytes(memory.total)} GB: weights of {_gigabytes(need.weights)} GB and {_gigabytes(_SPARE_BYTES)} GB "
-            f"for computing, each, and KV pools of {pools} GB; {_ADVICE}"
+            f"{need.workers} {'workers need' if need.others else 'worker needs'} {_gigabytes(need.total)} GB, and it has "
+            f"{_gigabytes(memory.total)} GB: weights of {_gigabytes(need.weights)} GB and "
+            f"{_gigabytes(_SPARE_BYTES)} GB for computing, each, and KV pools of {pools} GB; {_ADVICE}"
         )
     return too_large(need.pool, memory)
 

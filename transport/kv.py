@@ -46,7 +46,10 @@ from transport.kv_settling import Line, Timing
 from transport.messages.common import MAX_REASON_CHARS, KvPeer
 from transport.wire import Link, Wire
 
-__all__ = ["Inbound", "KvPort", "Outbound", "ReceiveOutcome", "SendOutcome"]
+__all__ = ["PIECE_BYTES", "Inbound", "KvPort", "Outbound", "ReceiveOutcome", "SendOutcome"]
+
+PIECE_BYTES = 8 << 20
+"""The largest message, unless a port is told otherwise."""
 
 
 class KvPort:
@@ -72,7 +75,7 @@ class KvPort:
         fingerprint: str,
         host_id: str,
         clock: Clock,
-        piece_bytes: int = 8 << 20,
+        piece_bytes: int = PIECE_BYTES,
         timeout_s: float = 30.0,
         offer_timeout_s: float = 300.0,
     ) -> None:

@@ -30,9 +30,11 @@ app = cyclopts.App(name="python -m bench.gpu", help="Check the GPU path of this 
 @app.default
 def check(
     *,
-    only: Annotated[tuple[str, ...], Parameter(help="Run these parts alone; `limits` gives the others their ratios.")] = (),
+    only: Annotated[
+        tuple[str, ...], Parameter(help="Run these parts alone; `limits` gives the others their ratios.")
+    ] = (),
     interpret: Annotated[
-        bool, Parameter(negative="", help="Without a GPU: what can run on a CPU, on a tiny model, to try the check itself.")
+        bool, Parameter(negative="", help="Without a GPU: try the check itself, on the CPU and a tiny model.")
     ] = False,
     budget: Annotated[float, Parameter(help="Seconds for all parts together.")] = 470.0,
     out: Annotated[Path | None, Parameter(help="Write the JSON here instead of to bench/results.")] = None,

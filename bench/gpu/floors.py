@@ -21,8 +21,8 @@ def weight_bytes(shape: Shape) -> int:
 
 
 def decode_bytes(shape: Shape, rows: int, context: int) -> int:
-    """What one decode step of `rows` sequences has to read: weights once, and the keys and values of `context` tokens of
-    each sequence. What it writes is one token per sequence."""
+    """What one decode step of `rows` sequences has to read: weights once, and the keys and values of `context` tokens
+    of each sequence. What it writes is one token per sequence."""
     return weight_bytes(shape) + rows * context * shape.kv_token_bytes
 
 

@@ -1,7 +1,7 @@
 """How does one part of the check run in a process of its own?
 
-`python -m bench.gpu.part MODULE SETTINGS.json RECORDS.jsonl`, started by `bench.gpu.parts`. What it tells is in the file
-at once, a line each.
+`python -m bench.gpu.part MODULE SETTINGS.json RECORDS.jsonl`, started by `bench.gpu.parts`. What it tells is in the
+file at once, a line each.
 """
 
 import sys

@@ -107,7 +107,7 @@ PARTS: tuple[Part, ...] = (
         module="bench.gpu.exactness",
         on_cpu=False,
     ),
-    Part(name="steps", question="how far from their floors are decode and prefill?", limit_s=120, module="bench.gpu.steps"),
+    Part(name="steps", question="how far from their floors are steps?", limit_s=120, module="bench.gpu.steps"),
     Part(name="transfer", question="how fast do pages move?", limit_s=60, module="bench.gpu.transfer"),
     Part(name="killed", question="what does a dead peer cost the survivor?", limit_s=90, module="bench.gpu.killed"),
     Part(name="handoff", question="what does splitting cost?", limit_s=120, module="bench.gpu.handoff"),
@@ -208,8 +208,9 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    more = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **more, **({} if settings.on_gpu else {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""})}
+    inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    without_gpu = {} if settings.on_gpu else {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return inherited | without_gpu | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -47,4 +47,5 @@ def part(outcome: Outcome) -> str:
 def summary(outcomes: Sequence[Outcome]) -> str:
     """One line per part."""
     width = max(len(outcome.part) for outcome in outcomes)
-    return "\n".join(f"{one.part.ljust(width)}  {one.status:<11}  {one.seconds:4.0f} s  {one.question}" for one in outcomes)
+    lines = (f"{one.part:<{width}}  {one.status:<11}  {one.seconds:4.0f} s  {one.question}" for one in outcomes)
+    return "\n".join(lines)

@@ -1,6 +1,7 @@
 """How long does something take on a device?
 
-On a GPU between two CUDA events, on a CPU by its clock. What runs first is warm-up: kernels are loaded and compiled then.
+On a GPU between two CUDA events, on a CPU by its clock. What runs first is warm-up: kernels are loaded and compiled
+then.
 """
 
 import time
