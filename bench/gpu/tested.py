@@ -20,7 +20,7 @@ def run_tests(tell: Tell, benchmark: str, path: str) -> None:
     """
     if not (ROOT / path).exists():
         raise AssertionError(f"{path} is not there")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path]
+    command = [sys.executable, "-m", "pytest", "-q", "--maxfail=20", "-p", "no:cacheprovider", path]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     print(done.stdout, flush=True)
     counted = counts(done.stdout)
