@@ -1,6 +1,7 @@
 """What does one end of a measured transfer do?
 
-A process of its own, started by `bench.transfer` or `bench.gpu`: memory, a UCX wire and a KV port, as a worker has them.
+A process of its own, started by `bench.transfer` or `bench.gpu`: memory, a UCX wire and a KV port, as a worker has
+them.
 """
 
 import zlib

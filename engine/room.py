@@ -52,8 +52,8 @@ def crowding(need: Need, memory: Memory) -> str | None:
     if need.total > memory.total:
         pools = " + ".join(_gigabytes(pool) for pool in (need.pool, *need.others))
         return (
-            f"{need.workers} {'workers need' if need.others else 'worker needs'} {_gigabytes(need.total)} GB, and it has "
-            f"{_gigabytes(memory.total)} GB: weights of {_gigabytes(need.weights)} GB and "
+            f"{need.workers} {'workers need' if need.others else 'worker needs'} {_gigabytes(need.total)} GB, and it "
+            f"has {_gigabytes(memory.total)} GB: weights of {_gigabytes(need.weights)} GB and "
             f"{_gigabytes(_SPARE_BYTES)} GB for computing, each, and KV pools of {pools} GB; {_ADVICE}"
         )
     return too_large(need.pool, memory)

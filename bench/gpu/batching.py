@@ -16,9 +16,10 @@ _NOTE = "its scheduler, paged attention and sampling; all prompts come at once"
 
 def run(settings: Settings, tell: Tell) -> None:
     model: Any = random_model(settings)
+    new_config: Any = GenerationConfig  # transformers does not annotate it
 
     def generate(prompts: list[list[int]], tokens: int) -> int:
-        config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
+        config = new_config(max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
         answers = model.generate_batch(inputs=prompts, generation_config=config)
         return sum(len(answer.generated_tokens) for answer in answers.values())
 

@@ -207,9 +207,7 @@ def rows(kills: Sequence[Kill], killed: Killed) -> list[Row]:
         answers = [float(kill.answers[question]) for kill in kills if question in kill.answers]
         if answers:
             made.append(
-                summarise(
-                    "killed", question, answers, unit="1 = yes", limited_by=note, parameters={"killed": killed}
-                )
+                summarise("killed", question, answers, unit="1 = yes", limited_by=note, parameters={"killed": killed})
             )
     settled = [kill.settled_s for kill in kills if kill.settled_s is not None]
     if settled:

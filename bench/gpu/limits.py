@@ -38,23 +38,29 @@ def run(settings: Settings, tell: Tell) -> None:
         tell(note=trouble)
     nbytes = _GPU_BYTES if settings.on_gpu else _CPU_BYTES
     edge = 8192 if settings.on_gpu else 256
-    dtype: torch.dtype = getattr(torch, settings.shape.dtype)
-    source = torch.randint(0, 1 << 30, (nbytes // 4,), dtype=torch.int32, device=device).view(torch.float32)
-    target = torch.empty_like(source)
-    copy = [
-        copied_bytes(nbytes) / seconds
-        for seconds in device_seconds(lambda: target.copy_(source), device, _REPETITIONS)
-    ]
-    read = [nbytes / seconds for seconds in device_seconds(lambda: source.sum(), device, _REPETITIONS)]
-    del source, target
-    left, right = (torch.randn(edge, edge, dtype=dtype, device=device) for _ in range(2))
-    matrix = [2 * edge**3 / seconds for seconds in device_seconds(lambda: left @ right, device, _REPETITIONS)]
+    copy, read = _memory_rates(nbytes, device)
+    matrix = _matrix_rates(edge, settings.shape.dtype, device)
     tell(_row("copy", copy, "GB/s", 1e-9, nbytes=nbytes))
     tell(_row("read", read, "GB/s", 1e-9, nbytes=nbytes))
     tell(_row("matrix", matrix, "TFLOP/s", 1e-12, edge=edge, dtype=settings.shape.dtype))
     middle = _REPETITIONS // 2
     tell(rates=Rates(copy=sorted(copy)[middle], read=sorted(read)[middle], matrix=sorted(matrix)[middle]))
     tell(facts={f"{key} after": value for key, value in _smi().items() if "clocks" in key})
+
+
+def _memory_rates(nbytes: int, device: torch.device) -> tuple[list[float], list[float]]:
+    """Bytes per second of a copy, read and written, and of a sum, read."""
+    source = torch.randint(0, 1 << 30, (nbytes // 4,), dtype=torch.int32, device=device).view(torch.float32)
+    target = torch.empty_like(source)
+    copying = device_seconds(lambda: target.copy_(source), device, _REPETITIONS)
+    reading = device_seconds(source.sum, device, _REPETITIONS)
+    return [copied_bytes(nbytes) / seconds for seconds in copying], [nbytes / seconds for seconds in reading]
+
+
+def _matrix_rates(edge: int, dtype: str, device: torch.device) -> list[float]:
+    """Operations per second."""
+    left, right = (torch.randn(edge, edge, dtype=getattr(torch, dtype), device=device) for _ in range(2))
+    return [2 * edge**3 / seconds for seconds in device_seconds(lambda: left @ right, device, _REPETITIONS)]
 
 
 def _row(name: str, rates: list[float], unit: str, scale: float, **parameters: str | int) -> Row:

@@ -49,9 +49,7 @@ def measure(name: str, note: str, settings: Settings, rows: int, generate: Gener
     for _ in range(_REPETITIONS):
         few_s, more_s = (_seconds(generate, prompts, tokens) for tokens in (_FEW, _MORE))
         rates.append(rows * (_MORE - _FEW) / (more_s - few_s))
-    return summarise(
-        name, OURS, rates, unit="tokens/s", limited_by=note, parameters={"rows": rows, "context": CONTEXT}
-    )
+    return summarise(name, OURS, rates, unit="tokens/s", limited_by=note, parameters={"rows": rows, "context": CONTEXT})
 
 
 def _seconds(generate: Generate, prompts: list[list[int]], tokens: int) -> float:

@@ -15,7 +15,7 @@ import torch
 
 from bench.gpu import shapes
 from bench.gpu.floors import decode_bytes, prefill_flops, weight_bytes
-from bench.gpu.parts import Rates, Settings, Tell
+from bench.gpu.parts import Settings, Tell
 from bench.gpu.shapes import Shape
 from bench.gpu.timing import busy_seconds, wall_seconds
 from bench.one_process import first_token

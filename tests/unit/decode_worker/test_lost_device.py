@@ -32,10 +32,10 @@ class LostDevice(RuntimeError):
 class LostEngine(FakeEngine):
     """Its pages are said to be in a GPU, and nothing can be computed there any more."""
 
-    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:  # noqa: ARG002 - whatever it is asked
         raise LostDevice
 
-    def digest(self, pages: Sequence[int]) -> bytes:
+    def digest(self, pages: Sequence[int]) -> bytes:  # noqa: ARG002 - likewise
         raise LostDevice
 
     def regions(self, pages: Sequence[int]) -> tuple[Region, ...]:

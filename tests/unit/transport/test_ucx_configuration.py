@@ -28,9 +28,7 @@ def test_everything_but_shared_memory_unless_somebody_chooses(memory: MemoryKind
         ("^sm,cuda_ipc", "^sm,cuda_ipc"),
     ],
 )
-def test_pages_of_a_gpu_bring_its_transports_with_them(
-    monkeypatch: pytest.MonkeyPatch, named: str, given: str
-) -> None:
+def test_pages_of_a_gpu_bring_its_transports_with_them(monkeypatch: pytest.MonkeyPatch, named: str, given: str) -> None:
     monkeypatch.setenv("UCX_TLS", named)
     assert configuration(MemoryKind.CUDA)["TLS"] == given
     assert configuration()["TLS"] == named
