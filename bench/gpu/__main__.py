@@ -11,7 +11,7 @@ from bench.gpu import packages
 def main() -> None:
     absent = packages.missing()
     if absent:
-        print(packages.message(absent, packages.pins()), file=sys.stderr)
+        print(packages.message(packages.distributions(absent), packages.pins()), file=sys.stderr)
         sys.exit(2)
     from bench.gpu.command import app  # noqa: PLC0415 - it needs what may be missing
 

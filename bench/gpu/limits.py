@@ -40,8 +40,8 @@ def run(settings: Settings, tell: Tell) -> None:
     edge = 8192 if settings.on_gpu else 256
     copy, read = _memory_rates(nbytes, device)
     matrix = _matrix_rates(edge, settings.shape.dtype, device)
-    tell(_row("copy", copy, "GB/s", 1e-9, nbytes=nbytes))
-    tell(_row("read", read, "GB/s", 1e-9, nbytes=nbytes))
+    tell(_row("copy", copy, "GB/s", 1e-9, MiB=nbytes >> 20))
+    tell(_row("read", read, "GB/s", 1e-9, MiB=nbytes >> 20))
     tell(_row("matrix", matrix, "TFLOP/s", 1e-12, edge=edge, dtype=settings.shape.dtype))
     middle = _REPETITIONS // 2
     tell(rates=Rates(copy=sorted(copy)[middle], read=sorted(read)[middle], matrix=sorted(matrix)[middle]))

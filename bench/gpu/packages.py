@@ -6,7 +6,7 @@ stay as it is. `tests/unit/bench/gpu/test_packages.py` compares the list with wh
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,14 +50,19 @@ def missing(modules: Iterable[str] = NEEDED) -> list[str]:
     return [module for module in modules if find_spec(module) is None]
 
 
-def message(absent: Iterable[str], pins: Mapping[str, str]) -> str:
-    """What to install, as one command that can be copied."""
-    wanted = [name for module in absent for name in NEEDED[module]]
-    pinned = [f"{name}=={pins[name]}" if name in pins else name for name in wanted]
+def distributions(absent: Iterable[str]) -> list[str]:
+    """What would bring these modules, without what is installed already."""
+    return [name for module in absent for name in NEEDED[module] if not _is_installed(name)]
+
+
+def message(names: Sequence[str], pins: Mapping[str, str]) -> str:
+    """What to install, as one command that can be copied; torch is for its user to choose."""
+    pinned = [f"{name}=={pins[name]}" if name in pins else name for name in names if name != "torch"]
     python = ".".join(map(str, sys.version_info[:3]))
+    torch = "First a torch that fits the driver. " if "torch" in names else ""
     return (
-        f"the check needs {len(wanted)} packages that this Python {python} does not have. Install them beside its "
-        "torch, which stays as it is:\n\n"
+        f"the check needs {len(names)} packages that this Python {python} does not have: {', '.join(names)}. {torch}"
+        "What stands beside torch, and leaves it as it is:\n\n"
         f"  {sys.executable} -m pip install --no-deps {' '.join(pinned)}\n\n"
         "Offline: `pip download` with the same words on another machine of the same platform and Python, then "
         "`pip install --no-deps --no-index --find-links DIRECTORY` with them here."
@@ -93,6 +98,14 @@ def ucx_version() -> str | None:
         except PackageNotFoundError:
             continue
     return None
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def network_devices() -> list[str]:

@@ -77,10 +77,22 @@ def test_what_has_to_be_installed_is_pinned() -> None:
 
 
 def test_a_missing_package_is_named_with_its_companions_and_one_command() -> None:
-    said = packages.message(["ucxx", "msgspec"], {"ucxx-cu13": "0.52.0", "msgspec": "0.22.0"})
-    assert f"{sys.executable} -m pip install --no-deps ucxx-cu13==0.52.0 libucxx-cu13 " in said
-    assert "msgspec==0.22.0" in said
+    said = packages.message(["ucxx-cu13", "libucxx-cu13", "msgspec"], {"ucxx-cu13": "0.52.0", "msgspec": "0.22.0"})
+    assert "needs 3 packages" in said
+    assert f"{sys.executable} -m pip install --no-deps ucxx-cu13==0.52.0 libucxx-cu13 msgspec==0.22.0\n" in said
     assert "--find-links" in said
+
+
+def test_a_torch_is_not_chosen_for_anybody() -> None:
+    said = packages.message(["torch", "msgspec"], {"torch": "2.13.0"})
+    assert "First a torch that fits the driver" in said
+    assert "torch==2.13.0" not in said
+
+
+def test_companions_that_are_there_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packages.distributions(["cyclopts"]) == []
+    monkeypatch.setattr(packages, "_is_installed", lambda name: name == "attrs")
+    assert packages.distributions(["cyclopts"]) == ["cyclopts", "docstring-parser", "rich-rst"]
 
 
 def test_what_is_there_is_not_missing() -> None:
