@@ -16,7 +16,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from bench.gpu import report
-from bench.gpu.others import beside
+from bench.gpu.beside import beside
 from bench.gpu.parts import PARTS, Outcome, Part, Rates, Settings, not_run, run_part
 from bench.machine import ROOT, environment
 from bench.report import describe, table

@@ -8,7 +8,6 @@ import asyncio
 import os
 from contextlib import suppress
 
-import torch
 from msgspec import Struct
 
 from bench.child import Channel, ChildEnded, serve
@@ -72,6 +71,8 @@ class Told(Struct, frozen=True):
 
 def probe(device: str) -> Told:
     """A copy and a kernel on the device, and whether their result is right."""
+    import torch  # noqa: PLC0415 - who only reads these messages has no use for it
+
     try:
         numbers = torch.arange(1 << 20, dtype=torch.float64, device=device)
         total = float((numbers.clone() + 1).sum().item())

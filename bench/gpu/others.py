@@ -5,7 +5,7 @@ alone: prompts, set-up and compilation are in both. What we make in the same tim
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,12 +13,10 @@ import torch
 from transformers import PreTrainedModel
 
 from bench.gpu import shapes
+from bench.gpu.beside import OURS
 from bench.gpu.parts import Settings
 from bench.rows import Row, summarise
 from engine.loading import load
-
-OURS = "tokens per second"
-"""The quantity of `bench.gpu.steps` that theirs is compared with."""
 
 ROWS = (1, 32, 64)
 CONTEXT = 1024
@@ -60,31 +58,3 @@ def _seconds(generate: Generate, prompts: list[list[int]], tokens: int) -> float
     if made != len(prompts) * tokens:
         raise AssertionError(f"it made {made} tokens for {len(prompts)} prompts, {tokens} for each were asked for")
     return time.perf_counter() - start
-
-
-def beside(rows: Sequence[Row]) -> list[Row]:
-    """Pure. Ours over theirs, wherever both were measured with as many rows of as much context."""
-    ours = {_size(row): row for row in rows if row.benchmark == "steps" and row.quantity == OURS}
-    compared = []
-    for theirs in rows:
-        one = ours.get(_size(theirs)) if theirs.benchmark != "steps" and theirs.quantity == OURS else None
-        if one is not None and theirs.minimum > 0:
-            compared.append(
-                Row(
-                    benchmark="beside",
-                    quantity=f"decode, ours / {theirs.benchmark}",
-                    parameters=theirs.parameters,
-                    unit="ratio",
-                    repetitions=min(one.repetitions, theirs.repetitions),
-                    median=one.median / theirs.median,
-                    minimum=one.minimum / theirs.maximum,
-                    maximum=one.maximum / theirs.minimum,
-                    limited_by="tokens per second of the two, which ran one after the other: engine.forward here, "
-                    "generate with its own scheduling there",
-                )
-            )
-    return compared
-
-
-def _size(row: Row) -> tuple[str | int | None, str | int | None]:
-    return row.parameters.get("rows"), row.parameters.get("context")

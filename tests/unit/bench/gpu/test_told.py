@@ -1,11 +1,15 @@
 """Is what the parts found said as it is: tests that ran, kills that were survived, others beside ours?"""
 
+import json
+from pathlib import Path
+
 import msgspec
 import pytest
+from tokenizers import Tokenizer
 
 from bench.gpu import killed, shapes, tested
+from bench.gpu.beside import OURS, beside
 from bench.gpu.killed import COMPUTES, LIVES, SERVED, SETTLES, Kill, described
-from bench.gpu.others import OURS, beside
 from bench.gpu.parts import Outcome
 from bench.gpu.report import Check, file_name, part, summary, to_json
 from bench.rows import Row, summarise
@@ -102,11 +106,11 @@ def test_only_a_full_run_on_a_gpu_gets_the_plain_name(only: tuple[str, ...], on_
     assert file_name(ENVIRONMENT, only, on_gpu=on_gpu) == expected
 
 
-def test_the_configuration_is_one_of_transformers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from transformers import AutoConfig  # noqa: PLC0415 - it takes its time
-
-    directory = shapes.write(shapes.TINY, tmp_path_factory.mktemp("shape"))
-    config = AutoConfig.from_pretrained(directory)
-    shape = shapes.TINY
-    assert (config.hidden_size, config.num_key_value_heads, config.head_dim) == (shape.hidden, 2, shape.head_dim)
-    assert (directory / "tokenizer.json").is_file()
+def test_every_token_of_the_model_has_a_text_of_its_own(tmp_path: Path) -> None:
+    """Weights are random, so any of them is sampled."""
+    directory = shapes.write(shapes.TINY, tmp_path)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    texts = {tokenizer.decode([number]) for number in range(200, shapes.TINY.vocab)}
+    assert len(texts) > shapes.TINY.vocab - 260  # bytes of half a character look alike
+    config = json.loads((directory / "config.json").read_bytes())
+    assert (config["vocab_size"], config["num_key_value_heads"]) == (shapes.TINY.vocab, shapes.TINY.kv_heads)
