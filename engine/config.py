@@ -24,6 +24,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     pool_bytes: Annotated[int, Meta(ge=1)] | None = None
     max_model_len: Annotated[int, Meta(ge=2)] | None = None  # None: the model's context
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    max_batch: Annotated[int, Meta(ge=1)] = 64  # sequences in one decode step; more are only slower
+    graphs: bool = True  # on CUDA, decode steps are captured at start and replayed
 
     def __post_init__(self) -> None:
         if (self.pool_pages is None) == (self.pool_bytes is None):

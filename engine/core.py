@@ -5,14 +5,15 @@
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from engine import attention, support
-from engine.batch import BatchBuilder, Window
+from engine import support
 from engine.config import EngineConfig
+from engine.forward import ForwardFactory, GatheredForward, ModelForward
 from engine.grammar import GrammarCompiler, UnusableTokenizer
 from engine.layout import KvLayout
 from engine.loading import Progress, load, model_class, quiet_transformers, read_config
@@ -26,28 +27,26 @@ _WARM_UP_TOKENS = 64
 
 
 class TorchEngine:
-    """A transformers model with paged attention over one pool of pages."""
+    """A model, its forward over one pool of pages, and a sampler."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         pool: KvPool,
-        windows: Sequence[Window],
+        forward: ModelForward,
         model_name: str,
         max_model_len: int,
     ) -> None:
-        """`model` has paged attention installed, `windows` has one entry per layer."""
+        """`forward` runs `model` and keeps its keys and values in `pool`."""
         self.layout = pool.layout
         self.total_pages = pool.total_pages
         self.model_name = model_name
         self.max_model_len = max_model_len
         self.vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
         self.eos_token_ids = _eos_token_ids(model)
-        self._model = model
         self._pool = pool
+        self._forward = forward
         self._grammars: GrammarCompiler | str = "this engine was opened without a tokenizer"  # or why there is none
-        self._layers = attention.paged_layers(pool, windows)
-        self._batches = BatchBuilder(pool.layout, frozenset(windows), model.device)
 
     def open_grammars(self, tokenizer_json: Path) -> None:
         """Serve requests with a grammar, if llguidance can work with this tokenizer."""
@@ -73,11 +72,10 @@ class TorchEngine:
         """
         if not rows:
             return []
-        batch = self._batches.build(rows)
-        self._pool.clear(batch.fresh_pages)
-        logits = attention.logits(self._model, self._layers, batch)
-        masks, failed = _masks(batch.specs)  # while a device still computes the logits
-        tokens = sample(logits, batch.specs, self.eos_token_ids, masks)
+        logits = self._forward.logits(rows)
+        specs = [row.sample for row in rows if row.sample]
+        masks, failed = _masks(specs)  # while a device still computes the logits
+        tokens = sample(logits, specs, self.eos_token_ids, masks)
         self._pool.synchronize()
         results = iter([failed.get(place, token) for place, token in enumerate(tokens)])
         return [next(results) if row.sample else None for row in rows]
@@ -118,15 +116,37 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
         with torch.inference_mode():
             geometry = support.probe(model)
             layout = _layout(cfg, model, geometry)
-            support.verify(model, layout, geometry.windows)
+            make_forward = _verified_forward(cfg, model, layout, geometry, max_model_len)
         on_progress("allocating pages", None)
         pool = KvPool(layout, _total_pages(cfg, layout), device)
-        engine = TorchEngine(model, pool, geometry.windows, _model_name(cfg), max_model_len)
+        if device.type == "cuda" and cfg.graphs:
+            on_progress("capturing CUDA graphs", None)
+        with torch.inference_mode():
+            forward = make_forward(pool)
+        engine = TorchEngine(model, pool, forward, _model_name(cfg), max_model_len)
         on_progress("reading the tokenizer", None)
         engine.open_grammars(Path(cfg.model) / "tokenizer.json")
         on_progress("warming up", None)
         _warm_up(engine)
     return engine
+
+
+def _verified_forward(
+    cfg: EngineConfig, model: PreTrainedModel, layout: KvLayout, geometry: support.Geometry, max_model_len: int
+) -> ForwardFactory:
+    """What serves on this device, after a comparison with the model's own forward.
+
+    Raises:
+        UnsupportedModel: it computes something else.
+    """
+    if model.device.type == "cpu":
+        gathered = partial(GatheredForward, model, geometry.windows)
+        support.verify(model, layout, gathered)
+        return gathered
+    from engine.cuda import forward, graphs  # noqa: PLC0415 - a CPU has no use for triton
+
+    sizes = graphs.buckets(cfg.max_batch) if cfg.graphs else ()
+    return forward.verified_forward(model, layout, geometry.windows, forward.GraphSettings(sizes, max_model_len))
 
 
 def _masks(specs: Sequence[SampleSpec]) -> tuple[dict[int, TokenMask], dict[int, RowFailed]]:

@@ -39,12 +39,16 @@ class LayerCache:
     Attributes:
         key_rows, value_rows: [rows, kv_heads * head_dim], indexed by slot: where one token is written.
         key_planes, value_planes: [planes, page_tokens * kv_heads * head_dim], indexed by plane: where pages are read.
+        key_pages, value_pages: [pages, page_tokens, kv_heads, head_dim], indexed by page: both, for kernels that know
+            strides.
     """
 
     key_rows: Tensor
     value_rows: Tensor
     key_planes: Tensor
     value_planes: Tensor
+    key_pages: Tensor
+    value_pages: Tensor
 
 
 class KvPool:
@@ -64,6 +68,7 @@ class KvPool:
         self._device = device
         dtype = getattr(torch, layout.dtype)
         self._pages = torch.zeros((total_pages, *layout.page_shape), dtype=dtype, device=device)
+        self._written = torch.cuda.Event(blocking=True) if device.type == "cuda" else None
 
     def layers(self) -> tuple[LayerCache, ...]:
         """Each layer's views; taken once, at the start."""
@@ -72,8 +77,15 @@ class KvPool:
         planes = self._pages.view(-1, self.layout.page_tokens * row_size)
         tokens = self.layout.page_tokens
         return tuple(
-            LayerCache(rows[k * tokens :], rows[(k + 1) * tokens :], planes[k:], planes[k + 1 :])
-            for k in range(0, 2 * self.layout.layers, 2)
+            LayerCache(
+                rows[2 * i * tokens :],
+                rows[(2 * i + 1) * tokens :],
+                planes[2 * i :],
+                planes[2 * i + 1 :],
+                self._pages[:, i, 0],
+                self._pages[:, i, 1],
+            )
+            for i in range(self.layout.layers)
         )
 
     def clear(self, pages: Tensor) -> None:
@@ -112,9 +124,13 @@ class KvPool:
         return time.perf_counter() - start
 
     def synchronize(self) -> None:
-        """Wait until what was written to the pool is in its memory, where the transport may read it."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        """Wait until what this thread has written to the pool is in its memory, where the transport may read it.
+
+        The thread sleeps meanwhile: its core is the loop thread's, too.
+        """
+        if self._written is not None:
+            self._written.record(torch.cuda.current_stream(self._device))
+            self._written.synchronize()
 
 
 def refuse_expandable_segments(environ: Mapping[str, str]) -> None:

@@ -80,6 +80,11 @@ class Row:
     pages: Sequence[int]
     sample: SampleSpec | None
 
+    @property
+    def end(self) -> int:
+        """The position behind the last token."""
+        return self.start + len(self.token_ids)
+
 
 @dataclass(frozen=True, slots=True)
 class RowFailed:

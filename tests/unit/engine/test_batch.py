@@ -27,7 +27,6 @@ def test_chunks_come_first_then_decode_rows_by_length_and_samples_in_the_callers
     assert batch.input_ids.tolist() == [[10, 11, 12, 20, 21, 60, 50]]
     assert batch.position_ids.tolist() == [[4, 5, 6, 0, 1, 2, 9]]
     assert batch.sampled.tolist() == [6, 5, 4]
-    assert len(batch.specs) == 3
     assert [(g.start, g.stop, g.rows, g.is_decode) for g in batch.groups[None]] == [
         (0, 3, 1, False),
         (3, 5, 1, False),
