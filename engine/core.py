@@ -23,7 +23,8 @@ from engine.sampling import sample
 from runtime.buffers import Region
 from runtime.params import SamplingParams
 
-_WARM_UP_TOKENS = 64
+_WARM_UP_CHUNKS = {"cpu": (64,), "cuda": (80, 80)}
+"""Tokens. On CUDA kernels are compiled: for a chunk that begins a prompt, and for a long one that goes on."""
 
 
 class TorchEngine:
@@ -127,7 +128,7 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
         on_progress("reading the tokenizer", None)
         engine.open_grammars(Path(cfg.model) / "tokenizer.json")
         on_progress("warming up", None)
-        _warm_up(engine)
+        _warm_up(engine, _WARM_UP_CHUNKS[device.type])
     return engine
 
 
@@ -198,12 +199,14 @@ def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(named) if isinstance(named, list) else (named,)
 
 
-def _warm_up(engine: TorchEngine) -> None:
+def _warm_up(engine: TorchEngine, chunks: Sequence[int]) -> None:
     """A prompt and a decode step: kernels are chosen and memory is touched before the first request pays for it."""
-    room = engine.total_pages * engine.layout.page_tokens
-    prompt = min(_WARM_UP_TOKENS, engine.max_model_len - 1, room - 1)
-    pages = range(engine.layout.pages_for(prompt + 1))
-    greedy = SamplingParams(temperature=0.0)
-    for tokens, start in ((prompt, 0), (1, prompt)):
-        if tokens:
-            engine.forward([Row([0] * tokens, start, pages, SampleSpec(greedy, 0, (), ()))])
+    room = min(engine.max_model_len, engine.total_pages * engine.layout.page_tokens)
+    pages = range(engine.layout.pages_for(room))
+    spec = SampleSpec(SamplingParams(temperature=0.0), 0, (), ())
+    start = 0
+    for wanted in (*chunks, 1):
+        tokens = min(wanted, room - start if wanted == 1 else room - 1 - start)
+        if tokens > 0:
+            engine.forward([Row([0] * tokens, start, pages, spec)])
+            start += tokens

@@ -1,10 +1,10 @@
 """What do the kernels have to know of a step, and how does it get to the device?
 
-`tabulate` is arithmetic: rows become numpy arrays. A `Stage` copies them to the device, packed into one pinned buffer, in
-one copy that the host does not wait for.
+`tabulate` is arithmetic: rows become numpy arrays. A `Stage` packs them into one pinned buffer and brings them to the
+device in one copy that the host does not wait for.
 
 Rows are reordered inside the step: prompt chunks first, those that begin their prompt before the others, then the rows
-of one token (decode), each kind in the caller's order. So each kind is one range of tokens and one range of page tables.
+of one token (decode), each kind in the caller's order. So each kind is one range of tokens and one of page tables.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from engine.layout import KvLayout
 from engine.port import Row
 
 _COLUMNS = 16
-"""Page tables are as wide as a multiple of this: a kernel is compiled for a stride that 16 divides, and for no other."""
+"""Page tables are as wide as a multiple of this: kernels are compiled for a stride that 16 divides, and for no other."""
 
 _ALIGNMENT = 128  # bytes, of each table; kernels are compiled for aligned pointers, too
 
@@ -124,7 +124,7 @@ def tabulate(rows: Sequence[Row], layout: KvLayout) -> StepPlan:
     positions = np.arange(len(owners)) + (first_positions - first_tokens)[owners]
     pages, offsets = np.divmod(positions, layout.page_tokens)
     starts = (0, *ends[:chunks])
-    tables = Tables[NDArray[Any]](
+    tables: HostTables = Tables(
         input_ids=np.fromiter(chain.from_iterable(row.token_ids for row in step), np.int64, len(owners)),
         positions=positions,
         slots=table[owners, pages].astype(np.int64) * layout.page_tokens + offsets,

@@ -65,7 +65,8 @@ def test_every_token_is_where_its_row_says(rows: list[Row]) -> None:
         for i, token in enumerate(row.token_ids)
     }
     tables = plan.tables
-    given_tokens = list(zip(*(array.tolist() for array in (tables.input_ids, tables.positions, tables.slots)), strict=True))
+    columns = (tables.input_ids, tables.positions, tables.slots)
+    given_tokens = list(zip(*(column.tolist() for column in columns), strict=True))
     assert len(given_tokens) == len(wanted)
     assert set(given_tokens) == wanted
     chunks = [slice(*pair) for pair in pairwise(plan.outline.starts)]
