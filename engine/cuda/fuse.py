@@ -7,7 +7,7 @@ not in the table, or a model of one that has something else in a place, is `None
 serves it. Nothing is believed: `engine.support.verify` compares the result with transformers' own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -160,27 +160,24 @@ class FusedModel:
 def fuse(model: PreTrainedModel) -> FusedModel | None:
     """The fused forward of `model`, which stays usable as it is; None: it is not of a known family."""
     family = _FAMILIES.get(type(model))
-    if family is None or not all(_is_plain(layer, family) for layer in _layers(model)):
+    if family is None or model.config.hidden_act not in _SILU:
         return None
-    return FusedModel(model)
-
-
-def _layers(model: Any) -> Iterator[Any]:  # noqa: ANN401  # one of the families' models
-    return iter(model.model.layers)
+    whole: Any = model
+    return FusedModel(whole) if all(_is_plain(layer, family) for layer in whole.model.layers) else None
 
 
 def _is_plain(layer: Any, family: _Family) -> bool:  # noqa: ANN401  # to be found out
     """Whether nothing in this layer was replaced, by a quantised part or by somebody's own."""
     attention, mlp = layer.self_attn, layer.mlp
+    if (type(layer), type(attention), type(mlp)) != (family.layer, family.attention, family.mlp):
+        return False
     norms = [layer.input_layernorm, layer.post_attention_layernorm, *_head_norms(attention)]
-    joined = [[attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]]
+    joined = ([attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj])
     parts = [*joined[0], *joined[1], attention.o_proj, mlp.down_proj]
     return (
-        (type(layer), type(attention), type(mlp)) == (family.layer, family.attention, family.mlp)
-        and all(type(norm) is family.norm for norm in norms)
+        all(type(norm) is family.norm for norm in norms)
         and all(type(part) is nn.Linear for part in parts)
         and all(len({part.bias is None for part in group}) == 1 for group in joined)
-        and mlp.config.hidden_act in _SILU
     )
 
 
