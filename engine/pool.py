@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,8 @@ class KvPool:
         self._device = device
         dtype = getattr(torch, layout.dtype)
         self._pages = torch.zeros((total_pages, *layout.page_shape), dtype=dtype, device=device)
-        self._written = torch.cuda.Event(blocking=True) if device.type == "cuda" else None
+        event: Any = torch.cuda.Event  # not annotated
+        self._written = event(blocking=True) if device.type == "cuda" else None
 
     def layers(self) -> tuple[LayerCache, ...]:
         """Each layer's views; taken once, at the start."""

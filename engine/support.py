@@ -6,7 +6,7 @@ forward that will serve with the model's own. What passes all three is served; n
 name. Called by `engine.core.open_engine`, inside its inference mode.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch

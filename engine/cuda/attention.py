@@ -90,9 +90,7 @@ def paged_attention(  # noqa: PLR0913  # the signature is that of transformers
     return attend(query, key, value, layer, step, scores)[None], None
 
 
-def attend(  # noqa: PLR0913  # a layer's attention has these
-    query: Tensor, key: Tensor, value: Tensor, layer: PagedLayer, step: PagedStep, scores: Scores
-) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, layer: PagedLayer, step: PagedStep, scores: Scores) -> Tensor:
     """The attention of one layer, whose pages have the keys and values of the step.
 
     Args:
@@ -103,23 +101,24 @@ def attend(  # noqa: PLR0913  # a layer's attention has these
     """
     out = query.new_empty(query.shape)
     if step.outline.chunks:
-        _attend_chunks(query, key, value, out, layer, step, scores)
+        _attend_chunks((query, key, value), out, layer, step, scores)
     if step.outline.decodes:
         _attend_decodes(query, out, layer, step, scores)
     return out
 
 
-def _attend_chunks(  # noqa: PLR0913  # as above, and where to
-    query: Tensor, key: Tensor, value: Tensor, out: Tensor, layer: PagedLayer, step: PagedStep, scores: Scores
+def _attend_chunks(
+    projected: tuple[Tensor, Tensor, Tensor], out: Tensor, layer: PagedLayer, step: PagedStep, scores: Scores
 ) -> None:
+    query = projected[0]
     outline, tables = step.outline, step.tables
     is_plain = scores.softcap is None and (layer.window is None or outline.longest(0, outline.opening) <= layer.window)
     first = outline.opening if is_plain else 0
     for i in range(first):
         tokens = slice(outline.starts[i], outline.starts[i + 1])
-        parts = (part[tokens].transpose(0, 1)[None] for part in (query, key, value))
+        own_query, key, value = (part[tokens].transpose(0, 1)[None] for part in projected)
         attended = scaled_dot_product_attention(
-            *parts, is_causal=True, scale=scores.scale, enable_gqa=query.shape[1] != key.shape[1]
+            own_query, key, value, is_causal=True, scale=scores.scale, enable_gqa=own_query.shape[1] != key.shape[1]
         )
         out[tokens] = attended[0].transpose(0, 1)
     if first < outline.chunks:

@@ -63,10 +63,11 @@ class _Joined:
         self.sizes = [part.out_features for part in parts]
         self._weight = torch.cat([part.weight for part in parts])
         self._bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-        for i, part in enumerate(parts):
-            part.weight = nn.Parameter(self._weight.split(self.sizes)[i], requires_grad=False)
-            if self._bias is not None:
-                part.bias = nn.Parameter(self._bias.split(self.sizes)[i], requires_grad=False)
+        for part, weight in zip(parts, torch.split_with_sizes(self._weight, self.sizes), strict=True):
+            part.weight = nn.Parameter(weight, requires_grad=False)
+        if self._bias is not None:
+            for part, bias in zip(parts, torch.split_with_sizes(self._bias, self.sizes), strict=True):
+                part.bias = nn.Parameter(bias, requires_grad=False)
 
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self._weight, self._bias)
@@ -120,8 +121,8 @@ class _Layer:
         return self._following.after_sum(x, residual)
 
     def _attention(self, x: Tensor, rotary: tuple[Tensor, Tensor], step: PagedStep) -> Tensor:
-        parts = self._qkv(x).split(self._qkv.sizes, dim=-1)
-        query, key, value = (part.unflatten(-1, (-1, self._head_dim)) for part in parts)
+        parts = torch.split_with_sizes(self._qkv(x), self._qkv.sizes, dim=-1)
+        query, key, value = (part.view(part.shape[0], -1, self._head_dim) for part in parts)
         if self._head_norms:
             query, key = (norm(part) for norm, part in zip(self._head_norms, (query, key), strict=True))
         layer = step.layers[self._index]

@@ -22,7 +22,7 @@ from engine.layout import KvLayout
 from engine.port import Row
 
 _COLUMNS = 16
-"""Page tables are as wide as a multiple of this: kernels are compiled for a stride that 16 divides, and for no other."""
+"""Page tables are as wide as a multiple of this, so that kernels are compiled for one kind of stride only."""
 
 _ALIGNMENT = 128  # bytes, of each table; kernels are compiled for aligned pointers, too
 
@@ -161,7 +161,8 @@ def packed_bytes(tables: HostTables) -> int:
 def decode_room(rows: int, columns: int) -> int:
     """The most room that a step of `rows` decode rows takes; each may sample and begin a page."""
     line = np.empty(rows, dtype=np.int64)
-    return packed_bytes(Tables(*[line] * (len(fields(Tables)) - 1), page_table=np.empty((rows, columns), np.int32)))
+    lines = [line] * (len(fields(Tables)) - 1)
+    return packed_bytes(Tables(*lines, *[np.empty((rows, columns), dtype=np.int32)]))
 
 
 class Stage:
@@ -177,7 +178,8 @@ class Stage:
         is_cuda = device.type == "cuda"
         self._device = torch.empty(capacity, dtype=torch.uint8, device=device)
         self._hosts = [torch.empty(capacity, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(2)]
-        self._copied = [torch.cuda.Event() if is_cuda else None for _ in range(2)]
+        event: Any = torch.cuda.Event  # not annotated
+        self._copied = [event() if is_cuda else None for _ in range(2)]
         self._turn = 0
 
     def upload(self, tables: HostTables) -> DeviceTables:
