@@ -9,9 +9,12 @@ The next step's tokens may one day come from the device: a graph reads them from
 whoever writes there instead of `load` changes nothing here.
 """
 
+import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,17 +37,40 @@ def buckets(max_batch: int) -> tuple[int, ...]:
 
 
 def cuda_capture() -> Capture:
-    """Captures that share one memory pool: whatever a step leaves behind, the next one may overwrite."""
+    """Captures that share one memory pool: whatever a step leaves behind, the next one may overwrite.
+
+    A capture that breaks off leaves torch's allocator in disarray, so what waits for the device is found out before.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def capture(run: Callable[[], None]) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads of a worker may use the device meanwhile: only this thread's calls are recorded or forbidden.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        with _waiting_forbidden():
             run()
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream()
+        try:
+            # Other threads of a worker may use the device meanwhile: only this thread's calls are recorded or refused.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                run()
+        finally:
+            torch.cuda.set_stream(stream)  # which a capture that breaks off does not give back
         return graph.replay
 
     return capture
+
+
+@contextmanager
+def _waiting_forbidden() -> Iterator[None]:
+    """An operation that waits for the device is a RuntimeError."""
+    cuda: Any = torch.cuda  # these functions are not annotated
+    before = cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch tells that it does not find all of them
+        cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            cuda.set_sync_debug_mode(before)
 
 
 class DecodeGraphs:
