@@ -72,6 +72,8 @@ class ForwardBatch:
         groups: for every window of the model, the groups that cover all tokens, in order.
         gather_planes: the most planes that a group gathers.
         sampled: int64 [samples], the last tokens of the rows that sample, in the caller's order.
+        followers: int64 [n], the tokens of the rows that follow a sample of the step before.
+        followed: int64 [n], the places of those samples.
     """
 
     input_ids: Tensor
@@ -81,6 +83,8 @@ class ForwardBatch:
     groups: Mapping[Window, tuple[Group, ...]]
     gather_planes: int
     sampled: Tensor
+    followers: Tensor
+    followed: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class BatchBuilder:
     def build(self, rows: Sequence[Row]) -> ForwardBatch:
         """
         Raises:
-            ValueError: a row has no tokens, or its pages have no room for them: a mistake of the caller.
+            ValueError: a row does not fit its pages, or follows with several tokens: a mistake of the caller.
         """
         refuse_misfits(rows, self.layout)
         chunks = [i for i, row in enumerate(rows) if len(row.token_ids) > 1]
@@ -126,6 +130,8 @@ class BatchBuilder:
             groups=groups,
             gather_planes=max((p.shape[0] for p in planes if p is not None), default=0),
             sampled=self._tensor([np.array([ends[i] - 1 for i, row in enumerate(rows) if row.sample])]),
+            followers=self._tensor([np.array([ends[i] - 1 for i, row in enumerate(rows) if row.follows is not None])]),
+            followed=self._tensor([np.array([row.follows for row in rows if row.follows is not None])]),
         )
 
     def _slots(self, row: Row) -> NDArray[np.int64]:
@@ -220,11 +226,14 @@ class BatchBuilder:
 def refuse_misfits(rows: Sequence[Row], layout: KvLayout) -> None:
     """
     Raises:
-        ValueError: a row has no tokens, or its pages have no room for them: a mistake of the caller.
+        ValueError: a row has no tokens, its pages have no room for them, or it follows and has several: a mistake of
+            the caller.
     """
     for row in rows:
         if not row.token_ids or row.start < 0 or len(row.pages) < layout.pages_for(row.end):
             raise ValueError(f"{len(row.token_ids)} tokens from {row.start} on do not fit {len(row.pages)} pages")
+        if row.follows is not None and len(row.token_ids) != 1:
+            raise ValueError(f"a row follows one sample, not {len(row.token_ids)}")
 
 
 def fresh_pages(rows: Sequence[Row], layout: KvLayout) -> list[int]:

@@ -4,7 +4,8 @@
 `EnginePort`. Both run on the worker's engine thread (`engine.thread`). This is where inference mode is entered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +19,19 @@ from engine.grammar import GrammarCompiler, UnusableTokenizer
 from engine.layout import KvLayout
 from engine.loading import Progress, load, model_class, quiet_transformers, read_config
 from engine.pool import KvPool, UnusableMemory
-from engine.port import GrammarError, Matcher, NoMatcher, Row, RowFailed, RowResult, SampleSpec, TokenMask
-from engine.sampling import sample
+from engine.port import (
+    EndedStep,
+    GrammarError,
+    Matcher,
+    NoMatcher,
+    PendingStep,
+    Row,
+    RowFailed,
+    RowResult,
+    SampleSpec,
+    TokenMask,
+)
+from engine.sampling import Choice, choose
 from runtime.buffers import Region
 from runtime.params import SamplingParams
 
@@ -45,8 +57,10 @@ class TorchEngine:
         self.max_model_len = max_model_len
         self.vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
         self.eos_token_ids = _eos_token_ids(model)
+        self.runs_ahead = model.device.type == "cuda"
         self._pool = pool
         self._forward = forward
+        self._chosen = torch.empty(0, dtype=torch.int64, device=model.device)  # in the last step, where rows follow it
         self._grammars: GrammarCompiler | str = "this engine was opened without a tokenizer"  # or why there is none
 
     def open_grammars(self, tokenizer_json: Path) -> None:
@@ -65,21 +79,24 @@ class TorchEngine:
         return self._grammars.matcher(grammar)
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
-        """See `EnginePort`. On return the pages of `rows` may be moved: their bytes are in memory.
+    def begin(self, rows: Sequence[Row]) -> PendingStep:
+        """See `EnginePort`. On CUDA the host waits for the device only where a row asks for top-p, once.
 
         Raises:
-            ValueError: a row does not fit its pages, a mistake of the caller.
+            ValueError: a row does not fit its pages, or follows what is not there: a mistake of the caller.
         """
         if not rows:
-            return []
-        logits = self._forward.logits(rows)
+            return EndedStep([])
+        _refuse_strays(rows, self._chosen.shape[0])
+        logits = self._forward.logits(rows, self._chosen)
         specs = [row.sample for row in rows if row.sample]
         masks, failed = _masks(specs)  # while a device still computes the logits
-        tokens = sample(logits, specs, self.eos_token_ids, masks)
-        self._pool.synchronize()
-        results = iter([failed.get(place, token) for place, token in enumerate(tokens)])
-        return [next(results) if row.sample else None for row in rows]
+        choice = choose(logits, specs, self.eos_token_ids, masks)
+        self._chosen = choice.token_ids
+        return _BegunStep([row.sample is not None for row in rows], choice.to_host(), failed, self._pool.mark())
+
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+        return self.begin(rows).results()
 
     def digest(self, pages: Sequence[int]) -> bytes:
         return self._pool.digest(pages)
@@ -89,6 +106,29 @@ class TorchEngine:
 
     def memcpy_gigabytes_per_s(self) -> float:
         return self._pool.memcpy_gigabytes_per_s()
+
+
+@dataclass(frozen=True, slots=True)
+class _BegunStep:
+    """A `PendingStep` whose tokens are on their way to the host.
+
+    Attributes:
+        samples: by row, whether it has one.
+        choice: in host memory, good once `ended` is reached.
+        failed: by sample.
+        ended: None: it has.
+    """
+
+    samples: Sequence[bool]
+    choice: Choice
+    failed: Mapping[int, RowFailed]
+    ended: torch.cuda.Event | None
+
+    def results(self) -> list[RowResult]:
+        if self.ended is not None:
+            self.ended.synchronize()
+        results = iter([self.failed.get(place, token) for place, token in enumerate(self.choice.tokens())])
+        return [next(results) if has_sample else None for has_sample in self.samples]
 
 
 def make_context_current(device: str) -> None:
@@ -148,6 +188,19 @@ def _verified_forward(
 
     sizes = graphs.buckets(cfg.max_batch) if cfg.graphs else ()
     return forward.verified_forward(model, layout, geometry.windows, forward.GraphSettings(sizes, max_model_len))
+
+
+def _refuse_strays(rows: Sequence[Row], samples: int) -> None:
+    """
+    Raises:
+        ValueError: a row follows a sample that the step before did not have, or cannot be sampled without knowing it.
+    """
+    for row in rows:
+        if row.follows is not None:
+            if not 0 <= row.follows < samples:
+                raise ValueError(f"a row follows sample {row.follows} of a step that had {samples}")
+            if row.sample is not None and row.sample.params.reads_output:
+                raise ValueError("a row that reads its output follows a token that nobody has read")
 
 
 def _masks(specs: Sequence[SampleSpec]) -> tuple[dict[int, TokenMask], dict[int, RowFailed]]:

@@ -69,8 +69,11 @@ class KvPool:
         self._device = device
         dtype = getattr(torch, layout.dtype)
         self._pages = torch.zeros((total_pages, *layout.page_shape), dtype=dtype, device=device)
-        event: Any = torch.cuda.Event  # not annotated
-        self._written = event(blocking=True) if device.type == "cuda" else None
+        # Steps are queued one behind the other, some before the one in front has ended; a digest must not stand there,
+        # too, or whoever waits for it would wait for all of them.
+        stream: Any = torch.cuda.Stream  # not annotated
+        self._beside = stream(device, priority=-1) if device.type == "cuda" else None
+        self.synchronize()  # other streams do not wait for the zeros
 
     def layers(self) -> tuple[LayerCache, ...]:
         """Each layer's views; taken once, at the start."""
@@ -99,8 +102,11 @@ class KvPool:
         self._pages.index_fill_(0, pages, 0)
 
     def digest(self, pages: Sequence[int]) -> bytes:
+        """See `engine.port.EnginePort`."""
         rows = 2 * self.layout.layers * self.layout.page_tokens
-        return digest(self._pages.view(self.total_pages, rows, -1).view(torch.int64), pages)
+        words = self._pages.view(self.total_pages, rows, -1).view(torch.int64)
+        with torch.cuda.stream(self._beside):  # None: the usual one
+            return digest(words, pages)
 
     def regions(self, pages: Sequence[int]) -> tuple[Region, ...]:
         """The memory of `pages` in this order, contiguous neighbours merged."""
@@ -125,14 +131,23 @@ class KvPool:
         self.synchronize()
         return time.perf_counter() - start
 
-    def synchronize(self) -> None:
-        """Wait until what this thread has written to the pool is in its memory, where the transport may read it.
+    def mark(self) -> torch.cuda.Event | None:
+        """Reached once everything that this thread has queued so far is done: what it has written to the pool is in its
+        memory, where the transport may read it. None on a CPU, where that is so already.
 
-        The thread sleeps meanwhile: its core is the loop thread's, too.
+        Whoever waits for it sleeps: its core is the loop thread's, too.
         """
-        if self._written is not None:
-            self._written.record(torch.cuda.current_stream(self._device))
-            self._written.synchronize()
+        if self._device.type != "cuda":
+            return None
+        event: Any = torch.cuda.Event  # not annotated
+        reached: torch.cuda.Event = event(blocking=True)
+        reached.record(torch.cuda.current_stream(self._device))
+        return reached
+
+    def synchronize(self) -> None:
+        """Wait for what this thread has queued so far."""
+        if (reached := self.mark()) is not None:
+            reached.synchronize()
 
 
 def refuse_expandable_segments(environ: Mapping[str, str]) -> None:

@@ -19,7 +19,7 @@ from engine.cuda.attention import NAME, PagedStep, Workspaces, paged_attention
 from engine.cuda.fuse import fuse
 from engine.cuda.graphs import Capture, CaptureFailed, DecodeGraphs, cuda_capture
 from engine.cuda.tables import DeviceTables, Outline, Stage, packed_bytes, tabulate
-from engine.forward import ForwardFactory
+from engine.forward import ForwardFactory, feed_back
 from engine.layout import KvLayout
 from engine.pool import KvPool
 from engine.port import Row
@@ -61,22 +61,23 @@ class CudaForward:
         self._stage = Stage(self._device, _STAGE_BYTES)
         self._graphs = self._captured(settings) if settings.sizes else None
 
-    def logits(self, rows: Sequence[Row]) -> Tensor:
+    def logits(self, rows: Sequence[Row], chosen: Tensor | None = None) -> Tensor:
         plan = tabulate(rows, self._pool.layout)
         bucket = self._graphs.bucket(plan) if self._graphs else None
         if self._graphs is None or bucket is None:
             if packed_bytes(plan.tables) > self._stage.capacity:
                 self._stage = Stage(self._device, 2 * packed_bytes(plan.tables))
             tables = self._stage.upload(plan.tables)
-            self._clear(tables)
+            self._prepare(tables, chosen)
             return self._run(plan.outline, tables)
         tables = self._graphs.load(plan, bucket)
-        self._clear(tables)
+        self._prepare(tables, chosen)
         logits = self._graphs.replay(bucket)
         samples = tables.sampled.shape[0]
         return logits[:samples] if samples == plan.outline.decodes else logits.index_select(0, tables.sampled)
 
-    def _clear(self, tables: DeviceTables) -> None:
+    def _prepare(self, tables: DeviceTables, chosen: Tensor | None) -> None:
+        feed_back(tables.input_ids, tables.followers, tables.followed, chosen)
         if tables.fresh_pages.shape[0]:
             self._pool.clear(tables.fresh_pages)
 

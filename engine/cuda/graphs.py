@@ -5,8 +5,8 @@ sizes (`buckets`); rows of padding read and write nothing. A graph reads its ste
 the packed tables of a `Stage`, and one page table as wide as the longest sequence, of which a step fills what it needs.
 What cannot be replayed runs eagerly: `DecodeGraphs.bucket` tells.
 
-The next step's tokens may one day come from the device: a graph reads them from `input_ids` like everything else, so
-whoever writes there instead of `load` changes nothing here.
+Tokens that only the device knows yet are put into `input_ids` between `load` and `replay`: a graph reads them there
+like all others.
 """
 
 import warnings

@@ -45,6 +45,8 @@ class Tables(Generic[A]):
         first_positions: int32 [chunks], of each chunk's first token.
         later_positions: int32 [later chunks], the end of `first_positions`.
         sampled: int64 [samples], the last tokens of the rows that sample, in the caller's order.
+        followers: int64 [n], the tokens of the rows that follow a sample of the step before.
+        followed: int64 [n], the places of those samples.
         fresh_pages: int64 [n], the pages whose first token the step writes.
         page_table: int32 [rows, columns], pages from position 0 on; what is beyond a row's own is no page of it.
     """
@@ -58,6 +60,8 @@ class Tables(Generic[A]):
     first_positions: A
     later_positions: A
     sampled: A
+    followers: A
+    followed: A
     fresh_pages: A
     page_table: A
 
@@ -107,7 +111,7 @@ def columns_for(tokens: int, layout: KvLayout) -> int:
 def tabulate(rows: Sequence[Row], layout: KvLayout) -> StepPlan:
     """
     Raises:
-        ValueError: a row has no tokens, or its pages have no room for them: a mistake of the caller.
+        ValueError: a row does not fit its pages, or follows with several tokens: a mistake of the caller.
     """
     refuse_misfits(rows, layout)
     order = sorted(range(len(rows)), key=lambda i: _kind(rows[i]))  # stable
@@ -134,6 +138,8 @@ def tabulate(rows: Sequence[Row], layout: KvLayout) -> StepPlan:
         first_positions=first_positions[:chunks].astype(np.int32),
         later_positions=first_positions[opening:chunks].astype(np.int32),
         sampled=np.array([last_tokens[i] - 1 for i, row in enumerate(rows) if row.sample], dtype=np.int64),
+        followers=np.array([last_tokens[i] - 1 for i, row in enumerate(rows) if row.follows is not None], np.int64),
+        followed=np.array([row.follows for row in rows if row.follows is not None], dtype=np.int64),
         fresh_pages=np.array(fresh_pages(step, layout), dtype=np.int64),
         page_table=table,
     )

@@ -112,3 +112,20 @@ def visible(mask: torch.Tensor | None) -> list[list[int]]:
     assert mask is not None
     assert set(mask.flatten().tolist()) == {0.0, -torch.inf}
     return (mask == 0).int().flatten(0, -2).tolist()
+
+
+def test_rows_that_follow_are_told_from_those_that_are_known() -> None:
+    batch = build(
+        Row([0], 9, (7, 8, 9), SPEC, follows=3),
+        Row([60], 2, (5,), SPEC),
+        Row([10, 11, 12], 4, (3, 1), None),
+        Row([0], 3, (4,), None, follows=0),
+    )
+    assert batch.position_ids.tolist() == [[4, 5, 6, 2, 3, 9]]
+    assert (batch.followers.tolist(), batch.followed.tolist()) == ([5, 4], [3, 0])
+    assert (batch.followers.dtype, batch.followed.dtype) == (torch.int64, torch.int64)
+
+
+def test_a_chunk_cannot_follow() -> None:
+    with pytest.raises(ValueError, match="follows one sample"):
+        build(Row([1, 2], 0, (1,), SPEC, follows=0))

@@ -123,3 +123,12 @@ def test_steps_of_as_many_decode_rows_share_their_memory_whatever_their_pages() 
 def test_there_is_room_for_any_decode_step(rows: int, length: int) -> None:
     plan = tabulate([Row([1], length - 1, range(100), SPEC)] * rows, LAYOUT)
     assert packed_bytes(plan.tables) <= decode_room(rows, columns_for(length, LAYOUT))
+
+
+def test_rows_that_follow_are_told_from_those_that_are_known() -> None:
+    follower = Row([0], 9, (7, 8, 9), SPEC, follows=3)
+    tables = tabulate([follower, *MIXED, Row([0], 3, [4], None, follows=0)], LAYOUT).tables
+    assert (tables.followers.tolist(), tables.followed.tolist()) == ([8, 11], [3, 0])
+    assert tables.positions[tables.followers].tolist() == [9, 3]
+    with pytest.raises(ValueError, match="follows one sample"):
+        tabulate([Row([1, 2], 0, [1], SPEC, follows=0)], LAYOUT)
