@@ -69,10 +69,13 @@ class LocalPrompts:
             raise AssertionError(f"request {prompt.request_id} was sent twice")
         self.prompts[prompt.request_id] = prompt
 
+    def has_chunks(self, decoding: int) -> bool:
+        """Whether a step of `decoding` rows would have chunks beside them."""
+        return bool(self._next_chunks(decoding))
+
     def plan_chunks(self, decoding: int, now: float) -> list[Chunk[LocalPrompt]]:
         """The chunks beside `decoding` rows; none of them is of a cancelled prompt."""
-        waiting = [prompt for prompt in self.prompts.values() if not prompt.cancelled]
-        chunks = next_chunks(waiting, 0, self.budget.for_prompts(decoding))
+        chunks = self._next_chunks(decoding)
         for chunk in chunks:
             prompt = chunk.prompt
             prompt.started_at = now if prompt.started_at is None else prompt.started_at
@@ -104,6 +107,10 @@ class LocalPrompts:
     def drop_cancelled(self, request_id: int) -> LocalPrompt | None:
         """Between two steps: take a cancelled prompt out."""
         return self.prompts.pop(request_id, None)
+
+    def _next_chunks(self, decoding: int) -> list[Chunk[LocalPrompt]]:
+        waiting = [prompt for prompt in self.prompts.values() if not prompt.cancelled]
+        return next_chunks(waiting, 0, self.budget.for_prompts(decoding))
 
 
 def chunk_row(chunk: Chunk[LocalPrompt]) -> Row:

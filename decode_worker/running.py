@@ -2,6 +2,11 @@
 
 Pure. Continuous batching (Orca, OSDI '22): sequences join and leave only at the border of a step, because a step that
 is under way writes to their pages. Every step takes the sequences in the order in which they joined, up to `max_batch`.
+
+A step may be planned while the one before it is under way (`decode_worker.steps`). A sequence of both feeds a token
+that nobody has read. If that turns out to be its last one, what the second step makes of it is dropped. The slot of
+that token is its own all the same: a sequence that would end by length is not in the second step, so the token is
+number `token_limit - 1` at most, and a reservation has room for all but the last one.
 """
 
 from collections.abc import Sequence
@@ -10,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.port import Matcher, Row, RowFailed, SampleSpec
-from engine.stopping import finish_reason
+from engine.stopping import finish_reason, token_limit
 from runtime.params import FinishReason
 from runtime.stages import DecodeStages, PrefillStages
 from runtime.tokens import SampledToken
@@ -72,23 +77,44 @@ class Running:
         self.sequences[sequence.request_id] = sequence
 
     def plan_step(self, now: float) -> list[RunningSequence]:
-        """The sequences of the next step; none of them is cancelled."""
-        step = [s for s in self.sequences.values() if not s.cancelled][: self.max_batch]
+        """The sequences of a step that starts `now`; none of them is cancelled."""
+        step = self.next_step()
+        self.start(step, now)
+        return step
+
+    def next_step(self, under_way: Sequence[RunningSequence] = ()) -> list[RunningSequence]:
+        """The sequences that the next step would have.
+
+        Args:
+            under_way: those of the step before, if its tokens have not come.
+
+        Returns:
+            Nothing, too, if one of those needs its token on the host before the next one is chosen.
+        """
+        waiting = {one.request_id for one in under_way}
+        going_on = (s for s in self.sequences.values() if not s.cancelled)
+        step = [s for s in going_on if s.request_id not in waiting or not self._is_at_last(s)][: self.max_batch]
+        if any(one.request_id in waiting and one.request.sampling.reads_output for one in step):
+            return []
+        return step
+
+    def start(self, step: Sequence[RunningSequence], now: float) -> None:
         for sequence in step:
             sequence.first_step_at = now if sequence.first_step_at is None else sequence.first_step_at
-        return step
 
     def apply(
         self, step: Sequence[RunningSequence], results: Sequence[SampledToken | RowFailed], now: float
     ) -> tuple[list[TokenStep], list[RunningSequence]]:
         """What to tell the coordinator after a step, and who leaves.
 
-        A sequence cancelled during the step leaves without a word; its token is dropped. One that got no token leaves
-        with its `error`.
+        A sequence cancelled during the step leaves without a word; its token is dropped. So is that of a sequence that
+        has left while the step was under way. One that got no token leaves with its `error`.
         """
         told: list[TokenStep] = []
         leaving: list[RunningSequence] = []
         for sequence, result in zip(step, results, strict=True):
+            if sequence.request_id not in self.sequences:
+                continue
             finish: FinishReason | None = None
             if sequence.cancelled:
                 pass
@@ -111,6 +137,12 @@ class Running:
         """Between two steps: take a cancelled sequence out."""
         return self.sequences.pop(request_id, None)
 
+    def _is_at_last(self, sequence: RunningSequence) -> bool:
+        """Whether its next token, which nobody has read, is its last one by length."""
+        request = sequence.request
+        limit = token_limit(request.sampling, len(request.prompt), self.limits.max_model_len)
+        return len(sequence.output) + 1 >= limit
+
     def _finish(self, sequence: RunningSequence, token_id: int, index: int) -> FinishReason | None:
         return finish_reason(
             token_id,
@@ -122,8 +154,18 @@ class Running:
         )
 
 
-def row(sequence: RunningSequence) -> Row:
-    """Feed the newest token; its position is the number of tokens before it."""
+def rows(step: Sequence[RunningSequence], under_way: Sequence[RunningSequence] = ()) -> list[Row]:
+    """The rows of a step; `under_way` as in `Running.next_step`, in the order of the samples of that step."""
+    places = {one.request_id: place for place, one in enumerate(under_way)}
+    return [row(one, places.get(one.request_id)) for one in step]
+
+
+def row(sequence: RunningSequence, follows: int | None = None) -> Row:
+    """Feed the newest token; its position is the number of tokens before it.
+
+    `follows`: where in the samples of the step under way that token will be, if it is not known yet.
+    """
     prompt, output = sequence.request.prompt, sequence.output
-    spec = SampleSpec(sequence.request.sampling, len(output), prompt, output, sequence.matcher)
-    return Row((output[-1],), len(prompt) + len(output) - 1, sequence.pages, spec)
+    index = len(output) if follows is None else len(output) + 1
+    spec = SampleSpec(sequence.request.sampling, index, prompt, output, sequence.matcher)
+    return Row((output[-1],), len(prompt) + index - 1, sequence.pages, spec, follows)

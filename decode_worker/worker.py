@@ -1,13 +1,14 @@
 """How does a decode worker live?
 
-The I/O shell of `intake` (how a request gets in), `running` (who is in the next step) and `local` (which tokens of its
-own prompts are). One loop thread runs all of this and the KV port; one engine thread computes. The end of a transfer or
-a new prompt wakes the decode loop; nothing polls.
+The I/O shell of `intake` (how a request gets in), `running` (who is in the next step), `local` (which tokens of its own
+prompts are) and `steps` (how a device finds its next step). One loop thread runs all of this and the KV port; one
+engine thread computes. The end of a transfer or a new prompt wakes the decode loop; nothing polls.
 
 Life of a request here: Admit received -> `_admit` reserves pages and posts receives -> `_take_in` waits and verifies
 -> `running.join` -> one token per step -> `_leave` -> Released. Or: Serve received -> `_serve` reserves pages -> one
 chunk per step -> `running.join` with token 1, and on as above. Cancel is legal at every arrow: before the pages are in,
-it waits for the transfer to settle; in a step, for the step to end.
+it waits for the transfer to settle; in a step, for the step to end. Whoever has left the batch keeps its pages until no
+step that is under way writes to them.
 """
 
 import asyncio
@@ -17,7 +18,8 @@ from decode_worker.config import DecodeConfig
 from decode_worker.flight import DecodeFlight
 from decode_worker.intake import take_in
 from decode_worker.local import LocalPrompt, LocalPrompts, StepBudget, chunk_row
-from decode_worker.running import Running, RunningSequence, StopLimits, row
+from decode_worker.running import Running, RunningSequence, StopLimits, rows
+from decode_worker.steps import BackToBack, Step
 from engine.chunking import Chunk
 from engine.pages import PageAllocator
 from engine.port import EnginePort, RowResult
@@ -68,9 +70,11 @@ class DecodeWorker:
         self._playback = Playback(self.flight, clock)
         self._running = Running(config.max_batch, StopLimits(engine.eos_token_ids, engine.max_model_len))
         self._local = LocalPrompts(StepBudget(config.max_batch, config.chunk_tokens, config.mixed_chunk_tokens))
+        self._back_to_back = BackToBack(engine, thread, clock, self._plan_behind, self._apply)
         self._arriving: dict[int, Admit] = {}
         self._cancelled: set[int] = set()  # cancelled while their pages arrive
-        self._in_step: set[int] = set()
+        self._under_way: list[Step] = []
+        self._left: list[RunningSequence] = []  # the batch, but a step under way still writes to their pages
         self._work = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
 
@@ -137,12 +141,17 @@ class DecodeWorker:
     def _cancel(self, request_id: int) -> None:
         if request_id in self._arriving:
             self._cancelled.add(request_id)
-        elif request_id in self._in_step:
-            (self._running.sequences.get(request_id) or self._local.prompts[request_id]).cancelled = True
+        elif self._is_in_step(request_id):
+            known = self._running.sequences.get(request_id) or self._local.prompts.get(request_id)
+            if known is not None:  # else it has left already
+                known.cancelled = True
         elif (sequence := self._running.drop_cancelled(request_id)) is not None:
             self._end(sequence)
         elif self._local.drop_cancelled(request_id) is not None:
             self._leave(request_id, None)
+
+    def _is_in_step(self, request_id: int) -> bool:
+        return any(step.holds(request_id) for step in self._under_way)
 
     # --- arriving ----------------------------------------------------------------------------------------------------
 
@@ -187,41 +196,63 @@ class DecodeWorker:
             # Pages that arrived during a step are checked before the next one: they wait in that step's shadow anyway,
             # and a sequence that is not in the running batch when a step is planned waits for the whole of it.
             await self._thread.caught_up()
-            now = self._clock.now()
-            step = self._running.plan_step(now)
-            chunks = self._local.plan_chunks(len(step), now)
-            self._record_levels(now)
-            if not step and not chunks:
+            step = self._plan()
+            if step is None:
                 self._work.clear()
                 await self._work.wait()
-                continue
-            self._in_step = {one.request_id for one in step} | {chunk.prompt.request_id for chunk in chunks}
-            joined = self.flight.joining(now, step)
-            rows = [*map(row, step), *map(chunk_row, chunks)]
-            results, seconds = await self._thread.run_timed(self._clock, self._engine.forward, rows)
-            ended = self._clock.now()
-            self._in_step = set()
-            self.flight.step(now, ended, len(step), chunks, joined)
-            self._apply(step, chunks, results, seconds, ended)
+            elif self._engine.runs_ahead and not step.chunks:
+                await self._back_to_back.run(step)
+            else:
+                results, seconds = await self._thread.run_timed(self._clock, self._engine.forward, step.rows)
+                self._apply(step, results, step.began, self._clock.now(), seconds)
+
+    def _plan(self) -> Step | None:
+        """The next step, while none is under way; None where there is nothing to compute."""
+        now = self._clock.now()
+        sequences = self._running.plan_step(now)
+        chunks = self._local.plan_chunks(len(sequences), now)
+        self._record_levels(now)
+        return self._step(sequences, chunks, now) if sequences or chunks else None
+
+    def _plan_behind(self, under_way: Step) -> Step | None:
+        """The step behind one that is under way; None if that has to end first, or nothing is left to compute."""
+        now = self._clock.now()
+        sequences = self._running.next_step(under_way.sequences)
+        if not sequences or self._local.has_chunks(len(sequences)):
+            return None
+        self._running.start(sequences, now)
+        self._record_levels(now)
+        return self._step(sequences, (), now, under_way.sequences)
+
+    def _step(
+        self,
+        sequences: Sequence[RunningSequence],
+        chunks: Sequence[Chunk[LocalPrompt]],
+        now: float,
+        under_way: Sequence[RunningSequence] = (),
+    ) -> Step:
+        joined = self.flight.joining(now, sequences)
+        step = Step(sequences, chunks, [*rows(sequences, under_way), *map(chunk_row, chunks)], now, joined)
+        self._under_way.append(step)
+        return step
 
     def _record_levels(self, now: float) -> None:
         running, local = len(self._running.sequences), len(self._local.prompts)
         self.flight.levels(now, self.pool, running, len(self._arriving), local)
 
     def _apply(
-        self,
-        step: Sequence[RunningSequence],
-        chunks: Sequence[Chunk[LocalPrompt]],
-        results: Sequence[RowResult],
-        seconds: float,
-        now: float,
+        self, step: Step, results: Sequence[RowResult], started: float, ended: float, seconds: float = 0.0
     ) -> None:
-        begun, given_up = self._local.apply(chunks, results[len(step) :], now, seconds)
+        """Tell of a step's tokens and let go who leaves with it. `seconds`: on the engine thread; chunks tell of it."""
+        self._under_way.remove(step)
+        decoding = len(step.sequences)
+        self.flight.step(started, ended, decoding, step.chunks, step.joined)
+        begun, given_up = self._local.apply(step.chunks, results[decoding:], ended, seconds)
         for sequence, _ in begun:
             self._running.join(sequence)
-        drawn = [result for result in results[: len(step)] if result is not None]
+        drawn = [result for result in results[:decoding] if result is not None]
         told, leaving = self._running.apply(
-            [*step, *(sequence for sequence, _ in begun)], [*drawn, *(result for _, result in begun)], now
+            [*step.sequences, *(sequence for sequence, _ in begun)], [*drawn, *(result for _, result in begun)], ended
         )
         sent_at = self._clock.now()  # before the send: after it others may be at work while we wait for a core
         if told:
@@ -229,11 +260,20 @@ class DecodeWorker:
         for sequence in leaving:
             if not sequence.cancelled:  # its last token left after an earlier step, or with the prefill worker
                 sequence.sent_at = sent_at
-            self._end(sequence)
+        self._end_those_who_left(leaving)
         for prompt in given_up:
             self._leave(prompt.request_id, None)
 
     # --- letting go --------------------------------------------------------------------------------------------------
+
+    def _end_those_who_left(self, leaving: Sequence[RunningSequence]) -> None:
+        """Unless a step that is under way still writes to their pages: its end ends them."""
+        left, self._left = [*self._left, *leaving], []
+        for sequence in left:
+            if self._is_in_step(sequence.request_id):
+                self._left.append(sequence)
+            else:
+                self._end(sequence)
 
     def _end(self, sequence: RunningSequence) -> None:
         self.flight.left(self._clock.now(), sequence)

@@ -1,17 +1,20 @@
 """How does a transformers model attend to a paged KV cache?
 
-`install` plugs `paged_attention` into a model through `transformers.AttentionInterface`; `logits` runs one step. The
-step travels as a keyword argument from the model's forward to every attention layer: no global, no state on modules.
-No mask function is registered under our name, so transformers builds no mask. Runs on the engine thread.
+`install` plugs an attention function into a model through `transformers.AttentionInterface`; `logits` runs one step.
+The step travels as a keyword argument from the model's forward to every attention layer: no global, no state on
+modules. No mask function is registered under our names, so transformers builds no mask. What a function must refuse is
+here, too (`given`, `refuse_unknown`, `layer_of`). Runs on the engine thread.
+
+`paged_attention` is the function for a CPU (that for CUDA: `engine.cuda.attention`).
 
 Keys and values of the step are written to their slots first; then each group of rows (`engine.batch`) attends over its
 gathered pages with one call of scaled_dot_product_attention. A gather costs about a quarter of the attention it feeds
 and lets the fused kernels of any device do the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +26,8 @@ from engine.pool import KvPool, LayerCache
 
 NAME = "kvrelay_paged"
 _HARMLESS = frozenset({"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "past_key_values"})
+
+Step = TypeVar("Step")
 
 
 class AttentionModule(Protocol):
@@ -62,28 +67,33 @@ class PagedStep:
     scratch: Tensor
 
 
-def install(model: PreTrainedModel) -> None:
-    AttentionInterface.register(NAME, paged_attention)
-    model.set_attn_implementation(NAME)
+def install(model: PreTrainedModel, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
+    AttentionInterface.register(name, function)
+    model.set_attn_implementation(name)
 
 
-def logits(model: PreTrainedModel, layers: Sequence[PagedLayer], batch: ForwardBatch) -> Tensor:
-    """One forward of a model with paged attention; writes the step's keys and values.
+def logits(
+    model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, sampled: Tensor, kvrelay_step: object
+) -> Tensor:
+    """One forward of a model with an installed attention function; writes the step's keys and values.
+
+    Args:
+        input_ids, position_ids: int64 [1, tokens].
+        sampled: int64 [samples], the tokens whose logits are wanted.
+        kvrelay_step: what the function wants to know of the step.
 
     Returns:
-        [samples, vocab] in the model's dtype, in the order of `batch.sampled`.
+        [samples, vocab], in the model's dtype.
 
     Raises:
-        UnsupportedAttention: the model's attention is not one that this module computes.
+        UnsupportedAttention: the model's attention is not one that the function computes.
     """
-    planes = layers[0].cache.key_planes
-    scratch = planes.new_empty((2, batch.gather_planes, planes.shape[1]))
     output = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
+        input_ids=input_ids,
+        position_ids=position_ids,
         use_cache=False,
-        logits_to_keep=batch.sampled,
-        kvrelay_step=PagedStep(batch, layers, scratch),
+        logits_to_keep=sampled,
+        kvrelay_step=kvrelay_step,
     )
     samples: Tensor = output.logits[0]
     return samples
@@ -110,32 +120,57 @@ def paged_attention(  # noqa: PLR0913  # the signature is that of transformers
     Returns:
         [1, tokens, heads, head_dim], and no weights.
     """
-    if kvrelay_step is None:
-        raise UnsupportedAttention("the model does not pass keyword arguments on to its attention")
-    _refuse_unknown(module, attention_mask, others)
-    layer = kvrelay_step.layers[module.layer_idx]
-    if key.shape != value.shape or key.shape[1] * key.shape[3] != layer.cache.key_rows.shape[1]:
-        raise UnsupportedAttention("what its cache keeps is not what it attends to")
-    if sliding_window != layer.window:
-        raise UnsupportedAttention(
-            f"a layer attends over {sliding_window} tokens, its configuration says {layer.window}"
-        )
-    _write(layer.cache, kvrelay_step.batch.slots, key, value)
+    step = given(kvrelay_step)
+    refuse_unknown(module, attention_mask, others)
+    layer = layer_of(module, step.layers, key, value, sliding_window)
+    _write(layer.cache, step.batch.slots, key, value)
     outputs = []
-    for group in kvrelay_step.batch.groups[layer.window]:
-        keys, values = _read(layer.cache, group, key, value, kvrelay_step.scratch)
+    for group in step.batch.groups[layer.window]:
+        keys, values = _read(layer.cache, group, key, value, step.scratch)
         queries = _queries(query, group, keys.shape[1])
         attended = _attend(queries, keys, values, group, scaling, softcap)
         outputs.append(_by_token(attended, group, query.shape[1]))
     return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
 
-def _refuse_unknown(module: AttentionModule, attention_mask: Tensor | None, others: Mapping[str, object]) -> None:
+def given(step: Step | None) -> Step:
+    """
+    Raises:
+        UnsupportedAttention: the step did not come through.
+    """
+    if step is None:
+        raise UnsupportedAttention("the model does not pass keyword arguments on to its attention")
+    return step
+
+
+def refuse_unknown(module: AttentionModule, attention_mask: Tensor | None, others: Mapping[str, object]) -> None:
+    """
+    Raises:
+        UnsupportedAttention: a mask, an argument that means something, or attention that is not causal.
+    """
     unknown = [k for k, given in others.items() if given is not None and given is not False and k not in _HARMLESS]
     if unknown or attention_mask is not None:
         raise UnsupportedAttention(f"its attention wants {unknown or 'a mask of its own'}")
     if others.get("is_causal") is False or not getattr(module, "is_causal", True):
         raise UnsupportedAttention("its attention is not causal")
+
+
+def layer_of(
+    module: AttentionModule, layers: Sequence[PagedLayer], key: Tensor, value: Tensor, sliding_window: int | None
+) -> PagedLayer:
+    """The layer whose attention is asked for.
+
+    Raises:
+        UnsupportedAttention: keys and values are not what its pages hold, or its window is another.
+    """
+    layer = layers[module.layer_idx]
+    if key.shape != value.shape or key.shape[1] * key.shape[3] != layer.cache.key_rows.shape[1]:
+        raise UnsupportedAttention("what its cache keeps is not what it attends to")
+    if sliding_window != layer.window:
+        raise UnsupportedAttention(
+            f"a layer attends over {sliding_window} tokens, its configuration says {layer.window}"
+        )
+    return layer
 
 
 def _write(cache: LayerCache, slots: Tensor, key: Tensor, value: Tensor) -> None:

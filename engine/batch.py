@@ -2,7 +2,8 @@
 
 `BatchBuilder.build` turns the rows of a step into a `ForwardBatch`: flattened tokens, where their keys go, and which
 pages each row attends to. All of it is made once per step and shared by all layers; a layer only picks the groups of
-its own window. This and `engine.attention` are the seam for other kernels. Runs on the engine thread.
+its own window. For `engine.forward.GatheredForward`, on the engine thread; kernels that read pages where they lie want
+other tables (`engine.cuda.tables`).
 
 Rows are reordered inside the step: prompt chunks first, then the rows of one token (decode) by length, so that every
 group is a contiguous range of tokens. Decode rows attend in groups, over gathered copies of their pages, padded to the
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.layout import KvLayout
-from engine.port import Row, SampleSpec
+from engine.port import Row
 
 Window = int | None
 """How many tokens back a layer attends, itself included; None: to all."""
@@ -71,7 +72,8 @@ class ForwardBatch:
         groups: for every window of the model, the groups that cover all tokens, in order.
         gather_planes: the most planes that a group gathers.
         sampled: int64 [samples], the last tokens of the rows that sample, in the caller's order.
-        specs: one per sample.
+        followers: int64 [n], the tokens of the rows that follow a sample of the step before.
+        followed: int64 [n], the places of those samples.
     """
 
     input_ids: Tensor
@@ -81,7 +83,8 @@ class ForwardBatch:
     groups: Mapping[Window, tuple[Group, ...]]
     gather_planes: int
     sampled: Tensor
-    specs: tuple[SampleSpec, ...]
+    followers: Tensor
+    followed: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +112,9 @@ class BatchBuilder:
     def build(self, rows: Sequence[Row]) -> ForwardBatch:
         """
         Raises:
-            ValueError: a row has no tokens, or its pages have no room for them: a mistake of the caller.
+            ValueError: a row does not fit its pages, or follows with several tokens: a mistake of the caller.
         """
-        for row in rows:
-            if not row.token_ids or row.start < 0 or len(row.pages) < self.layout.pages_for(_end(row)):
-                raise ValueError(f"{len(row.token_ids)} tokens from {row.start} on do not fit {len(row.pages)} pages")
+        refuse_misfits(rows, self.layout)
         chunks = [i for i, row in enumerate(rows) if len(row.token_ids) > 1]
         decodes = sorted((i for i, row in enumerate(rows) if len(row.token_ids) == 1), key=lambda i: rows[i].start)
         order = chunks + decodes
@@ -125,21 +126,17 @@ class BatchBuilder:
             input_ids=self._tensor([np.asarray(row.token_ids) for row in step])[None],
             position_ids=self._tensor([_positions(row) for row in step])[None],
             slots=self._tensor([self._slots(row) for row in step]),
-            fresh_pages=self._tensor([self._fresh_pages(row) for row in step]),
+            fresh_pages=self._tensor([np.array(fresh_pages(step, self.layout))]),
             groups=groups,
             gather_planes=max((p.shape[0] for p in planes if p is not None), default=0),
             sampled=self._tensor([np.array([ends[i] - 1 for i, row in enumerate(rows) if row.sample])]),
-            specs=tuple(row.sample for row in rows if row.sample),
+            followers=self._tensor([np.array([ends[i] - 1 for i, row in enumerate(rows) if row.follows is not None])]),
+            followed=self._tensor([np.array([row.follows for row in rows if row.follows is not None])]),
         )
 
     def _slots(self, row: Row) -> NDArray[np.int64]:
         page, offset = np.divmod(_positions(row), self.layout.page_tokens)
         return np.asarray(row.pages)[page] * (self._planes_per_page * self.layout.page_tokens) + offset
-
-    def _fresh_pages(self, row: Row) -> NDArray[np.int64]:
-        return np.asarray(
-            row.pages[self.layout.pages_for(row.start) : self.layout.pages_for(_end(row))], dtype=np.int64
-        )
 
     def _groups(self, step: Sequence[Row], chunks: int, window: Window) -> Iterator[Group]:
         start = 0
@@ -154,7 +151,7 @@ class BatchBuilder:
     def _chunk(self, row: Row, start: int, stop: int, window: Window) -> Group:
         span = self._span(row, window)
         is_first = row.start == 0
-        is_causal = is_first and (window is None or _end(row) <= window)
+        is_causal = is_first and (window is None or row.end <= window)
         mask = None if is_causal else self._chunk_mask(row, span, window)
         planes = None if is_first else self._planes(np.asarray(span.pages))
         return Group(start, stop, rows=1, planes=planes, keys=span.keys, mask=mask, is_causal=is_causal)
@@ -169,7 +166,7 @@ class BatchBuilder:
         return Group(start, start + len(spans), rows=len(spans), planes=planes, keys=keys, mask=mask, is_causal=False)
 
     def _span(self, row: Row, window: Window) -> _Span:
-        end, size = _end(row), self.layout.page_tokens
+        end, size = row.end, self.layout.page_tokens
         first_key = 0 if window is None else max(0, row.start + 1 - window)
         first_page = first_key // size
         pages = tuple(row.pages[first_page : self.layout.pages_for(end)])
@@ -191,7 +188,7 @@ class BatchBuilder:
             yield group
 
     def _chunk_mask(self, row: Row, span: _Span, window: Window) -> Tensor:
-        queries = torch.arange(row.start, _end(row), device=self.device)[:, None]
+        queries = torch.arange(row.start, row.end, device=self.device)[:, None]
         keys = torch.arange(span.first_key, span.end, device=self.device)
         visible = keys <= queries
         if window is not None:
@@ -226,9 +223,23 @@ class BatchBuilder:
         return torch.from_numpy(joined.astype(np.int64, copy=False)).to(self.device)
 
 
-def _end(row: Row) -> int:
-    return row.start + len(row.token_ids)
+def refuse_misfits(rows: Sequence[Row], layout: KvLayout) -> None:
+    """
+    Raises:
+        ValueError: a row has no tokens, its pages have no room for them, or it follows and has several: a mistake of
+            the caller.
+    """
+    for row in rows:
+        if not row.token_ids or row.start < 0 or len(row.pages) < layout.pages_for(row.end):
+            raise ValueError(f"{len(row.token_ids)} tokens from {row.start} on do not fit {len(row.pages)} pages")
+        if row.follows is not None and len(row.token_ids) != 1:
+            raise ValueError(f"a row follows one sample, not {len(row.token_ids)}")
+
+
+def fresh_pages(rows: Sequence[Row], layout: KvLayout) -> list[int]:
+    """The pages whose first token these rows write."""
+    return [page for row in rows for page in row.pages[layout.pages_for(row.start) : layout.pages_for(row.end)]]
 
 
 def _positions(row: Row) -> NDArray[np.int64]:
-    return np.arange(row.start, _end(row))
+    return np.arange(row.start, row.end)

@@ -25,6 +25,8 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     neighbour_pages: tuple[Annotated[int, Meta(ge=1)], ...] = ()  # pools of the cell's other workers on the same GPU
     max_model_len: Annotated[int, Meta(ge=2)] | None = None  # None: the model's context
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    max_batch: Annotated[int, Meta(ge=1)] = 64  # sequences in one decode step; more are only slower
+    graphs: bool = True  # on CUDA, decode steps are captured at start and replayed
 
     def __post_init__(self) -> None:
         if (self.pool_pages is None) == (self.pool_bytes is None):

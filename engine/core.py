@@ -4,50 +4,64 @@
 `EnginePort`. Both run on the worker's engine thread (`engine.thread`). This is where inference mode is entered.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from engine import attention, support
-from engine.batch import BatchBuilder, Window
+from engine import support
 from engine.config import EngineConfig
+from engine.forward import ForwardFactory, GatheredForward, ModelForward
 from engine.grammar import GrammarCompiler, UnusableTokenizer
 from engine.layout import KvLayout
 from engine.loading import Progress, load, model_class, quiet_transformers, read_config
 from engine.pool import KvPool, UnusableMemory
-from engine.port import GrammarError, Matcher, NoMatcher, Row, RowFailed, RowResult, SampleSpec, TokenMask
-from engine.sampling import sample
+from engine.port import (
+    EndedStep,
+    GrammarError,
+    Matcher,
+    NoMatcher,
+    PendingStep,
+    Row,
+    RowFailed,
+    RowResult,
+    SampleSpec,
+    TokenMask,
+)
+from engine.sampling import Choice, choose
 from runtime.buffers import Region
 from runtime.params import SamplingParams
 
-_WARM_UP_TOKENS = 64
+_WARM_UP_CHUNKS = {"cpu": (64,), "cuda": (80, 80)}
+"""Tokens. On CUDA kernels are compiled: for a chunk that begins a prompt, and for a long one that goes on."""
 
 
 class TorchEngine:
-    """A transformers model with paged attention over one pool of pages."""
+    """A model, its forward over one pool of pages, and a sampler."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         pool: KvPool,
-        windows: Sequence[Window],
+        forward: ModelForward,
         model_name: str,
         max_model_len: int,
     ) -> None:
-        """`model` has paged attention installed, `windows` has one entry per layer."""
+        """`forward` runs `model` and keeps its keys and values in `pool`."""
         self.layout = pool.layout
         self.total_pages = pool.total_pages
         self.model_name = model_name
         self.max_model_len = max_model_len
         self.vocab_size: int = model.config.get_text_config(decoder=True).vocab_size
         self.eos_token_ids = _eos_token_ids(model)
-        self._model = model
+        self.runs_ahead = model.device.type == "cuda"
         self._pool = pool
+        self._forward = forward
+        self._chosen = torch.empty(0, dtype=torch.int64, device=model.device)  # in the last step, where rows follow it
         self._grammars: GrammarCompiler | str = "this engine was opened without a tokenizer"  # or why there is none
-        self._layers = attention.paged_layers(pool, windows)
-        self._batches = BatchBuilder(pool.layout, frozenset(windows), model.device)
 
     def open_grammars(self, tokenizer_json: Path) -> None:
         """Serve requests with a grammar, if llguidance can work with this tokenizer."""
@@ -65,22 +79,24 @@ class TorchEngine:
         return self._grammars.matcher(grammar)
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
-        """See `EnginePort`. On return the pages of `rows` may be moved: their bytes are in memory.
+    def begin(self, rows: Sequence[Row]) -> PendingStep:
+        """See `EnginePort`. On CUDA the host waits for the device only where a row asks for top-p, once.
 
         Raises:
-            ValueError: a row does not fit its pages, a mistake of the caller.
+            ValueError: a row does not fit its pages, or follows what is not there: a mistake of the caller.
         """
         if not rows:
-            return []
-        batch = self._batches.build(rows)
-        self._pool.clear(batch.fresh_pages)
-        logits = attention.logits(self._model, self._layers, batch)
-        masks, failed = _masks(batch.specs)  # while a device still computes the logits
-        tokens = sample(logits, batch.specs, self.eos_token_ids, masks)
-        self._pool.synchronize()
-        results = iter([failed.get(place, token) for place, token in enumerate(tokens)])
-        return [next(results) if row.sample else None for row in rows]
+            return EndedStep([])
+        _refuse_strays(rows, self._chosen.shape[0])
+        logits = self._forward.logits(rows, self._chosen)
+        specs = [row.sample for row in rows if row.sample]
+        masks, failed = _masks(specs)  # while a device still computes the logits
+        choice = choose(logits, specs, self.eos_token_ids, masks)
+        self._chosen = choice.token_ids
+        return _BegunStep([row.sample is not None for row in rows], choice.to_host(), failed, self._pool.mark())
+
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+        return self.begin(rows).results()
 
     def digest(self, pages: Sequence[int]) -> bytes:
         return self._pool.digest(pages)
@@ -90,6 +106,29 @@ class TorchEngine:
 
     def memcpy_gigabytes_per_s(self) -> float:
         return self._pool.memcpy_gigabytes_per_s()
+
+
+@dataclass(frozen=True, slots=True)
+class _BegunStep:
+    """A `PendingStep` whose tokens are on their way to the host.
+
+    Attributes:
+        samples: by row, whether it has one.
+        choice: in host memory, good once `ended` is reached.
+        failed: by sample.
+        ended: None: it has.
+    """
+
+    samples: Sequence[bool]
+    choice: Choice
+    failed: Mapping[int, RowFailed]
+    ended: torch.cuda.Event | None
+
+    def results(self) -> list[RowResult]:
+        if self.ended is not None:
+            self.ended.synchronize()
+        results = iter([self.failed.get(place, token) for place, token in enumerate(self.choice.tokens())])
+        return [next(results) if has_sample else None for has_sample in self.samples]
 
 
 def make_context_current(device: str) -> None:
@@ -118,15 +157,50 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
         with torch.inference_mode():
             geometry = support.probe(model)
             layout = _layout(cfg, model, geometry)
-            support.verify(model, layout, geometry.windows)
+            make_forward = _verified_forward(cfg, model, layout, geometry, max_model_len)
         on_progress("allocating pages", None)
         pool = KvPool(layout, _total_pages(cfg, layout), device)
-        engine = TorchEngine(model, pool, geometry.windows, _model_name(cfg), max_model_len)
+        if device.type == "cuda" and cfg.graphs:
+            on_progress("capturing CUDA graphs", None)
+        with torch.inference_mode():
+            forward = make_forward(pool)
+        engine = TorchEngine(model, pool, forward, _model_name(cfg), max_model_len)
         on_progress("reading the tokenizer", None)
         engine.open_grammars(Path(cfg.model) / "tokenizer.json")
         on_progress("warming up", None)
-        _warm_up(engine)
+        _warm_up(engine, _WARM_UP_CHUNKS[device.type])
     return engine
+
+
+def _verified_forward(
+    cfg: EngineConfig, model: PreTrainedModel, layout: KvLayout, geometry: support.Geometry, max_model_len: int
+) -> ForwardFactory:
+    """What serves on this device, after a comparison with the model's own forward.
+
+    Raises:
+        UnsupportedModel: it computes something else.
+    """
+    if model.device.type == "cpu":
+        gathered = partial(GatheredForward, model, geometry.windows)
+        support.verify(model, layout, gathered)
+        return gathered
+    from engine.cuda import forward, graphs  # noqa: PLC0415 - a CPU has no use for triton
+
+    sizes = graphs.buckets(cfg.max_batch) if cfg.graphs else ()
+    return forward.verified_forward(model, layout, geometry.windows, forward.GraphSettings(sizes, max_model_len))
+
+
+def _refuse_strays(rows: Sequence[Row], samples: int) -> None:
+    """
+    Raises:
+        ValueError: a row follows a sample that the step before did not have, or cannot be sampled without knowing it.
+    """
+    for row in rows:
+        if row.follows is not None:
+            if not 0 <= row.follows < samples:
+                raise ValueError(f"a row follows sample {row.follows} of a step that had {samples}")
+            if row.sample is not None and row.sample.params.reads_output:
+                raise ValueError("a row that reads its output follows a token that nobody has read")
 
 
 def _masks(specs: Sequence[SampleSpec]) -> tuple[dict[int, TokenMask], dict[int, RowFailed]]:
@@ -178,12 +252,14 @@ def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(named) if isinstance(named, list) else (named,)
 
 
-def _warm_up(engine: TorchEngine) -> None:
+def _warm_up(engine: TorchEngine, chunks: Sequence[int]) -> None:
     """A prompt and a decode step: kernels are chosen and memory is touched before the first request pays for it."""
-    room = engine.total_pages * engine.layout.page_tokens
-    prompt = min(_WARM_UP_TOKENS, engine.max_model_len - 1, room - 1)
-    pages = range(engine.layout.pages_for(prompt + 1))
-    greedy = SamplingParams(temperature=0.0)
-    for tokens, start in ((prompt, 0), (1, prompt)):
-        if tokens:
-            engine.forward([Row([0] * tokens, start, pages, SampleSpec(greedy, 0, (), ()))])
+    room = min(engine.max_model_len, engine.total_pages * engine.layout.page_tokens)
+    pages = range(engine.layout.pages_for(room))
+    spec = SampleSpec(SamplingParams(temperature=0.0), 0, (), ())
+    start = 0
+    for wanted in (*chunks, 1):
+        tokens = min(wanted, room - start if wanted == 1 else room - 1 - start)
+        if tokens > 0:
+            engine.forward([Row([0] * tokens, start, pages, spec)])
+            start += tokens

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.layout import KvLayout
-from engine.port import GrammarError, Matcher, NoMatcher, Row, RowFailed, RowResult
+from engine.port import EndedStep, GrammarError, Matcher, NoMatcher, PendingStep, Row, RowFailed, RowResult
 from runtime.buffers import Region
 from runtime.tokens import SampledToken, TokenLogprobs
 
@@ -38,6 +38,8 @@ def fake_layout(page_tokens: int, kv_bytes_per_token: int) -> KvLayout:
 class FakeEngine:
     """An `EnginePort`. `step_s` is slept per forward and `token_s` per token fed, to imitate an engine's speed."""
 
+    runs_ahead = False
+
     def __init__(
         self,
         layout: KvLayout,
@@ -59,18 +61,26 @@ class FakeEngine:
         self._token_s = token_s
         words = layout.page_bytes // _WORD_BYTES // layout.page_tokens
         self._pool: NDArray[np.int64] = np.zeros((total_pages, layout.page_tokens, words), dtype=np.int64)
+        self._chosen: list[int] = []  # of the rows that sampled in the last step
 
     def matcher(self, grammar: str) -> Matcher:  # noqa: ARG002 - it has none
         return NoMatcher("the mock engine knows no grammars")
 
-    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+    def begin(self, rows: Sequence[Row]) -> PendingStep:
         if self._step_s or self._token_s:
             time.sleep(self._step_s + self._token_s * sum(len(row.token_ids) for row in rows))
-        return [self._row(row) for row in rows]
+        results = [self._row(row) for row in rows]
+        samples = [result for result in results if result is not None]
+        self._chosen = [0 if isinstance(sample, RowFailed) else sample.token_id for sample in samples]
+        return EndedStep(results)
+
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+        return self.begin(rows).results()
 
     def _row(self, row: Row) -> RowResult:
         size = self.layout.page_tokens
-        for position, token in enumerate(row.token_ids, row.start):
+        token_ids = row.token_ids if row.follows is None else [self._chosen[row.follows]]
+        for position, token in enumerate(token_ids, row.start):
             self._pool[row.pages[position // size], position % size, :] = token
         if row.sample is None:
             return None

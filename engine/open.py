@@ -31,6 +31,7 @@ async def open_engine(
         from engine import core  # noqa: PLC0415 - as below
 
         core.make_context_current(config.device)  # here, on the loop thread: UCX moves device memory from it
+        await thread.outcome(core.make_context_current, config.device)  # where it waits for events
     return engine
 
 

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,12 +41,16 @@ class LayerCache:
     Attributes:
         key_rows, value_rows: [rows, kv_heads * head_dim], indexed by slot: where one token is written.
         key_planes, value_planes: [planes, page_tokens * kv_heads * head_dim], indexed by plane: where pages are read.
+        key_pages, value_pages: [pages, page_tokens, kv_heads, head_dim], indexed by page: both, for kernels that know
+            strides.
     """
 
     key_rows: Tensor
     value_rows: Tensor
     key_planes: Tensor
     value_planes: Tensor
+    key_pages: Tensor
+    value_pages: Tensor
 
 
 class KvPool:
@@ -67,6 +72,11 @@ class KvPool:
         self._device = device
         dtype = getattr(torch, layout.dtype)
         self._pages = torch.zeros((total_pages, *layout.page_shape), dtype=dtype, device=device)
+        # Steps are queued one behind the other, some before the one in front has ended; a digest must not stand there,
+        # too, or whoever waits for it would wait for all of them.
+        stream: Any = torch.cuda.Stream  # not annotated
+        self._beside = stream(device, priority=-1) if device.type == "cuda" else None
+        self.synchronize()  # other streams do not wait for the zeros
 
     def layers(self) -> tuple[LayerCache, ...]:
         """Each layer's views; taken once, at the start."""
@@ -75,8 +85,15 @@ class KvPool:
         planes = self._pages.view(-1, self.layout.page_tokens * row_size)
         tokens = self.layout.page_tokens
         return tuple(
-            LayerCache(rows[k * tokens :], rows[(k + 1) * tokens :], planes[k:], planes[k + 1 :])
-            for k in range(0, 2 * self.layout.layers, 2)
+            LayerCache(
+                rows[2 * i * tokens :],
+                rows[(2 * i + 1) * tokens :],
+                planes[2 * i :],
+                planes[2 * i + 1 :],
+                self._pages[:, i, 0],
+                self._pages[:, i, 1],
+            )
+            for i in range(self.layout.layers)
         )
 
     def clear(self, pages: Tensor) -> None:
@@ -88,8 +105,11 @@ class KvPool:
         self._pages.index_fill_(0, pages, 0)
 
     def digest(self, pages: Sequence[int]) -> bytes:
+        """See `engine.port.EnginePort`."""
         rows = 2 * self.layout.layers * self.layout.page_tokens
-        return digest(self._pages.view(self.total_pages, rows, -1).view(torch.int64), pages)
+        words = self._pages.view(self.total_pages, rows, -1).view(torch.int64)
+        with torch.cuda.stream(self._beside):  # None: the usual one
+            return digest(words, pages)
 
     def regions(self, pages: Sequence[int]) -> tuple[Region, ...]:
         """The memory of `pages` in this order, contiguous neighbours merged."""
@@ -114,10 +134,23 @@ class KvPool:
         self.synchronize()
         return time.perf_counter() - start
 
+    def mark(self) -> torch.cuda.Event | None:
+        """Reached once everything that this thread has queued so far is done: what it has written to the pool is in its
+        memory, where the transport may read it. None on a CPU, where that is so already.
+
+        Whoever waits for it sleeps: its core is the loop thread's, too.
+        """
+        if self._device.type != "cuda":
+            return None
+        event: Any = torch.cuda.Event  # not annotated
+        reached: torch.cuda.Event = event(blocking=True)
+        reached.record(torch.cuda.current_stream(self._device))
+        return reached
+
     def synchronize(self) -> None:
-        """Wait until what was written to the pool is in its memory, where the transport may read it."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        """Wait for what this thread has queued so far."""
+        if (reached := self.mark()) is not None:
+            reached.synchronize()
 
 
 def refuse_expandable_segments(environ: Mapping[str, str]) -> None:

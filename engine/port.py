@@ -56,7 +56,7 @@ class SampleSpec:
     Attributes:
         index: which output token this will be, from 0; with the seed it decides the draw.
         prompt: the request's prompt token ids, for the penalties.
-        output: the token ids generated so far, `index` of them.
+        output: the token ids generated so far, `index` of them; without the newest one where the row `follows`.
         matcher: of the request's grammar; None where it has none.
     """
 
@@ -73,12 +73,22 @@ class Row:
 
     A prefill chunk has many tokens, a decode step one. `pages` hold the sequence from position 0 on and have room for
     `start + len(token_ids)` tokens. `sample` is None for a chunk that does not end its prompt.
+
+    `follows`: the one token to feed is not on the host yet. It is the sample of that place, counted over the rows that
+    sampled, of the step that was begun just before; `token_ids` holds any number in its stead. Only where
+    `SamplingParams.reads_output` is false.
     """
 
     token_ids: Sequence[int]
     start: int
     pages: Sequence[int]
     sample: SampleSpec | None
+    follows: int | None = None
+
+    @property
+    def end(self) -> int:
+        """The position behind the last token."""
+        return self.start + len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,30 @@ class RowFailed:
 
 RowResult = SampledToken | RowFailed | None
 """None for a row that does not sample."""
+
+
+class PendingStep(Protocol):
+    """A step that an engine has begun."""
+
+    def results(self) -> list[RowResult]:
+        """Wait for the end of the step: one result per row, None where `sample` is None. On any one thread, once.
+
+        On return the pages of its rows may be moved: their bytes are in memory.
+
+        Raises:
+            Exception: the engine's state is unknown from now on.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EndedStep:
+    """The `PendingStep` of an engine that had computed when `begin` returned."""
+
+    rows: list[RowResult]
+
+    def results(self) -> list[RowResult]:
+        return self.rows
 
 
 class EnginePort(Protocol):
@@ -113,20 +147,35 @@ class EnginePort(Protocol):
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether `begin` returns long before its step has ended, so that the next one can be begun meanwhile."""
+        ...
+
     def matcher(self, grammar: str) -> Matcher:
         """For one request. Does no work, so that any thread may call it: a grammar that cannot be built, or an engine
         that has none, shows at the first `allowed`."""
         ...
 
-    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
-        """One step over a mixed batch; one result per row, None where `sample` is None.
+    def begin(self, rows: Sequence[Row]) -> PendingStep:
+        """Begin one step over a mixed batch. It computes after the steps that were begun before it.
 
         Numbers of one row do not depend on the other rows beyond floating-point rounding.
+
+        Raises:
+            ValueError: a row does not fit its pages, or follows what is not there: a mistake of the caller.
         """
         ...
 
+    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+        """One step from its begin to its end: `begin(rows).results()`."""
+        ...
+
     def digest(self, pages: Sequence[int]) -> bytes:
-        """8 bytes per page, a function of the bytes of that page alone (its position in `pages` does not matter)."""
+        """8 bytes per page, a function of the bytes of that page alone (its position in `pages` does not matter).
+
+        No step that is under way writes to `pages`, and the digest waits for none.
+        """
         ...
 
     def regions(self, pages: Sequence[int]) -> tuple[Region, ...]:

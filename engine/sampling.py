@@ -1,8 +1,9 @@
 """Which token comes next?
 
-Called by the engine after each forward, on the engine thread. Rows of one batch may ask for different things, and a row
-pays only for what it asks: greedy for an argmax, penalties for the tokens they touch, nobody for a sort of the whole
-vocabulary.
+Called by the engine after each forward, on the engine thread: `choose` is what the device does, and the next step may
+be fed from its result, on the device; `Choice.tokens` is what the host does when that has come. Rows of one batch may
+ask for different things, and a row pays only for what it asks: greedy for an argmax, penalties for the tokens they
+touch, nobody for a sort of the whole vocabulary.
 
 Probabilities are fixed-point integers relative to the best token's, so that their sums are exact: the choice depends on
 a row's own logits, not on its batch, the number of threads or the order in which a device adds. The price: a token less
@@ -14,6 +15,7 @@ Ties are broken by the lowest token id everywhere: greedy, top-k, top-p, log-pro
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from types import MappingProxyType
 
@@ -36,17 +38,77 @@ class InvalidLogitsError(Exception):
     """No token can be chosen from what the model computed; its engine is not to be trusted any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The tokens of one step, as tensors of one device.
+
+    Attributes:
+        token_ids: int64 [rows], all within the vocabulary.
+        best: float32 [rows], the best score of each row; not finite where there was nothing to choose from.
+        reports: float64 [rows that ask, 1 + the most that one asks for, 2], token ids with their log-probabilities, the
+            chosen one first; None where no row asks.
+        asked: how many of the best a row gets with its token, by row; those that ask, in the order of `reports`.
+    """
+
+    token_ids: Tensor
+    best: Tensor
+    reports: Tensor | None
+    asked: Mapping[int, int]
+
+    def to_host(self) -> "Choice":
+        """A copy in pinned memory, good once everything is done that is queued by now; the host does not wait."""
+        reports = None if self.reports is None else _to_host(self.reports)
+        return replace(self, token_ids=_to_host(self.token_ids), best=_to_host(self.best), reports=reports)
+
+    def tokens(self) -> list[SampledToken]:
+        """What the host makes of it; waits for a device that it is on.
+
+        Raises:
+            InvalidLogitsError: the best score of a row is NaN or infinite.
+        """
+        for row, score in enumerate(self.best.tolist()):
+            if not math.isfinite(score):
+                raise InvalidLogitsError(f"no token can be chosen in row {row}: its best logit is {score}")
+        logprobs = self._logprobs()
+        return [SampledToken(token, logprobs.get(row)) for row, token in enumerate(self.token_ids.tolist())]
+
+    def _logprobs(self) -> dict[int, TokenLogprobs]:
+        """What the rows that ask for log-probabilities get, by row."""
+        if self.reports is None:
+            return {}
+        lines: list[list[list[float]]] = self.reports.tolist()
+        return {
+            row: TokenLogprobs(line[0][1], tuple((int(token), logprob) for token, logprob in line[1 : count + 1]))
+            for (row, count), line in zip(self.asked.items(), lines, strict=True)
+        }
+
+
 def sample(
     logits: Tensor,
     specs: Sequence[SampleSpec],
     eos_token_ids: tuple[int, ...],
     masks: Mapping[int, TokenMask] = MappingProxyType({}),
 ) -> list[SampledToken]:
+    """`choose`, and wait for the tokens.
+
+    Raises:
+        InvalidLogitsError: the best logit of a row is NaN or infinite, or nothing is left to choose from.
+        ValueError: as `choose`.
+    """
+    return choose(logits, specs, eos_token_ids, masks).tokens()
+
+
+def choose(
+    logits: Tensor,
+    specs: Sequence[SampleSpec],
+    eos_token_ids: tuple[int, ...],
+    masks: Mapping[int, TokenMask] = MappingProxyType({}),
+) -> Choice:
     """Choose one token per row, in the order of steps that `SamplingParams` gives; `logits` stay as they are.
 
     Reported log-probabilities are those of the raw logits, before masks, bias, penalties and temperature. Token ids
-    outside the vocabulary in `logit_bias`, `stop_token_ids` and `eos_token_ids` are ignored. On a CUDA device the host
-    waits once for the tokens, once more when a row asks for top-p and once more when a row asks for log-probabilities.
+    outside the vocabulary in `logit_bias`, `stop_token_ids` and `eos_token_ids` are ignored. A CUDA device is waited
+    for only where a row asks for top-p, once: how many tokens are put in order depends on their probabilities.
 
     Args:
         logits: [rows, vocab], any floating-point dtype; the arithmetic is float32.
@@ -56,13 +118,10 @@ def sample(
             of them away, so the coordinator lets no request have both.
 
     Raises:
-        InvalidLogitsError: the best logit of a row is NaN or infinite, or nothing is left to choose from.
         ValueError: `specs` does not fit `logits`, or a seed is missing.
     """
     if logits.shape[0] != len(specs):
         raise ValueError(f"{len(specs)} specs for {logits.shape[0]} rows of logits")
-    if not specs:
-        return []
     tokens, peaks = _argmax(logits)
     shaped = [row for row, spec in enumerate(specs) if row in masks or not _is_plain_greedy(spec)]
     if shaped:
@@ -71,12 +130,8 @@ def sample(
         _mask(scores, {place: masks[row] for place, row in enumerate(shaped) if row in masks})
         chosen, best = _choose(scores, [specs[row] for row in shaped], eos_token_ids)
         tokens, peaks = tokens.index_copy(0, where, chosen), peaks.index_copy(0, where, best)
-    token_ids, best_logits = torch.stack((tokens.double(), peaks.double())).tolist()
-    for row, logit in enumerate(best_logits):
-        if not math.isfinite(logit):
-            raise InvalidLogitsError(f"no token can be chosen in row {row}: its best logit is {logit}")
-    logprobs = _logprobs(logits, specs, tokens)
-    return [SampledToken(int(token), logprobs.get(row)) for row, token in enumerate(token_ids)]
+    asked = {row: spec.params.logprobs for row, spec in enumerate(specs) if spec.params.logprobs is not None}
+    return Choice(tokens, peaks, _reports(logits, asked, tokens) if asked else None, asked)
 
 
 def _is_plain_greedy(spec: SampleSpec) -> bool:
@@ -175,7 +230,8 @@ def _draw(relative: Tensor, specs: Sequence[SampleSpec]) -> Tensor:
         relative: [rows, vocab] float32, scores minus the row's best; overwritten.
 
     Returns:
-        [rows] int64, never a token of weight 0; meaningless for a row without a finite best score.
+        [rows] int64, never a token of weight 0, except for a row without a finite best score, whose token means nothing
+        and is of the vocabulary all the same: it may be fed before the host hears of it.
     """
     vocab = relative.shape[1]
     params = [spec.params for spec in specs]
@@ -191,7 +247,7 @@ def _draw(relative: Tensor, specs: Sequence[SampleSpec]) -> Tensor:
     total = cumulative[:, -1]
     uniforms = _tensor([_uniform(spec) for spec in specs], torch.float64, relative)
     target = (uniforms * total).long()  # less than total: a uniform is at most 1 - 2**-53, and no rounding undoes that
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0].clamp_(max=vocab - 1)
 
 
 def _uniform(spec: SampleSpec) -> float:
@@ -260,22 +316,24 @@ def _best(scores: Tensor, count: int) -> Tensor:
 # --- reports ---------------------------------------------------------------------------------------------------------
 
 
-def _logprobs(logits: Tensor, specs: Sequence[SampleSpec], tokens: Tensor) -> dict[int, TokenLogprobs]:
-    """What the rows that ask for log-probabilities get, by row."""
-    asked = {row: spec.params.logprobs for row, spec in enumerate(specs) if spec.params.logprobs is not None}
-    if not asked:
-        return {}
+def _reports(logits: Tensor, asked: Mapping[int, int], tokens: Tensor) -> Tensor:
+    """See `Choice`."""
     where = _tensor(list(asked), torch.int64, logits)
     scores = logits.index_select(0, where).float().log_softmax(-1)
     best = _best(scores, min(max(asked.values()), scores.shape[1]))
     ids = torch.cat((tokens[where, None], best), dim=1)
-    lines: list[list[list[float]]] = torch.stack((ids.double(), scores.gather(1, ids).double()), dim=-1).tolist()
-    return {
-        row: TokenLogprobs(line[0][1], tuple((int(token), logprob) for token, logprob in line[1 : count + 1]))
-        for (row, count), line in zip(asked.items(), lines, strict=True)
-    }
+    return torch.stack((ids.double(), scores.gather(1, ids).double()), dim=-1)
+
+
+# --- between host and device -----------------------------------------------------------------------------------------
 
 
 def _tensor(values: Sequence[float], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """`values` on the device of `like`; the copy does not wait for the work that is queued there."""
-    return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True)
+    """`values` on the device of `like`; the copy, from pinned memory, does not wait for what is queued there."""
+    return torch.tensor(values, dtype=dtype, pin_memory=like.is_cuda).to(like.device, non_blocking=True)
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

@@ -2,11 +2,11 @@
 
 Three lines of defence, each with its reason in plain words. `refuse_architecture` reads the configuration, before any
 weights are loaded. `probe` runs the model once as it is and looks at what its own cache holds. `verify` compares the
-paged forward with the model's own. What passes all three is served; nothing is served on the strength of its name.
-Called once by `engine.core.open_engine`, inside its inference mode.
+forward that will serve with the model's own. What passes all three is served; nothing is served on the strength of its
+name. Called by `engine.core.open_engine`, inside its inference mode.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,8 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from engine import attention
-from engine.batch import BatchBuilder, Window
+from engine.batch import Window
+from engine.forward import ForwardFactory, ModelForward
 from engine.layout import KvLayout
 from engine.pool import KvPool
 from engine.port import Row, SampleSpec
@@ -112,8 +113,11 @@ def probe(model: PreTrainedModel) -> Geometry:
     return Geometry(kv_heads, head_dim, _windows(model.config))
 
 
-def verify(model: PreTrainedModel, layout: KvLayout, windows: Sequence[Window]) -> None:
-    """Install paged attention and compare a short trial with the model's own forward.
+def verify(model: PreTrainedModel, layout: KvLayout, make_forward: ForwardFactory) -> None:
+    """Compare a short trial of a paged forward with the model's own.
+
+    Args:
+        make_forward: given a pool of `layout`, the forward of `model` that will serve.
 
     Raises:
         UnsupportedModel: the logits are not the same within what rounding explains.
@@ -122,9 +126,9 @@ def verify(model: PreTrainedModel, layout: KvLayout, windows: Sequence[Window]) 
     model.set_attn_implementation("eager")
     own_long, own_short = (model(input_ids=tokens[None]).logits[0] for tokens in (long, short))
     expected = [logits for k in range(-1, _DECODES) for logits in (own_long[_LONG + k], own_short[_SHORT + k])]
-    attention.install(model)
+    pool = KvPool(layout, 2 * layout.pages_for(len(long)), model.device)
     try:
-        paged = _paged_trial(model, layout, windows, long.tolist(), short.tolist())
+        paged = _paged_trial(make_forward(pool), pool.total_pages, long.tolist(), short.tolist())
     except attention.UnsupportedAttention as error:
         raise UnsupportedModel(str(error)) from error
     difference = _relative_difference(paged, torch.stack(expected))
@@ -135,13 +139,9 @@ def verify(model: PreTrainedModel, layout: KvLayout, windows: Sequence[Window]) 
         )
 
 
-def _paged_trial(
-    model: PreTrainedModel, layout: KvLayout, windows: Sequence[Window], long: list[int], short: list[int]
-) -> Tensor:
+def _paged_trial(forward: ModelForward, pages: int, long: list[int], short: list[int]) -> Tensor:
     """Logits after the prompts and after each decoded token, long and short in turn; on scattered pages."""
-    count = layout.pages_for(len(long))
-    pool = KvPool(layout, 2 * count, model.device)
-    long_pages, short_pages = range(2 * count - 1, 0, -2), range(0, 2 * count, 2)
+    long_pages, short_pages = range(pages - 1, 0, -2), range(0, pages, 2)
     spec = SampleSpec(SamplingParams(), 0, (), ())
     steps = [[Row(long[:_CHUNK], 0, long_pages, None)]]
     steps.append([Row(long[_CHUNK:_LONG], _CHUNK, long_pages, spec), Row(short[:_SHORT], 0, short_pages, spec)])
@@ -150,9 +150,7 @@ def _paged_trial(
         steps.append(
             [Row([long[long_at]], long_at, long_pages, spec), Row([short[short_at]], short_at, short_pages, spec)]
         )
-    builder = BatchBuilder(layout, frozenset(windows), model.device)
-    layers = attention.paged_layers(pool, windows)
-    return torch.cat([attention.logits(model, layers, builder.build(step)) for step in steps])
+    return torch.cat([forward.logits(step).clone() for step in steps])
 
 
 def _relative_difference(paged: Tensor, own: Tensor) -> float:

@@ -112,7 +112,7 @@ def worker_configs(
             run_dir=str(cell),
             parent_pid=parent_pid,
             cores=cores,
-            engine=_engine(options, device, options.prefill_kv_tokens, cores),
+            engine=_engine(options, device, options.prefill_kv_tokens, cores, decodes=False),
             chunk_tokens=options.chunk_tokens or _chunks(device).alone,
             log_level=options.log_level,
         )
@@ -124,7 +124,7 @@ def worker_configs(
             run_dir=str(cell),
             parent_pid=parent_pid,
             cores=cores,
-            engine=_engine(options, device, options.decode_kv_tokens, cores),
+            engine=_engine(options, device, options.decode_kv_tokens, cores, decodes=True),
             max_batch=options.max_batch,
             chunk_tokens=options.chunk_tokens or _chunks(device).alone,
             mixed_chunk_tokens=options.mixed_chunk_tokens or _chunks(device).beside_streams,
@@ -168,7 +168,9 @@ def _device(devices: Sequence[str], worker: int) -> str:
     return devices[0] if len(devices) == 1 else devices[worker]
 
 
-def _engine(options: CellOptions, device: str, kv_tokens: int, cores: Sequence[int]) -> AnyEngineConfig:
+def _engine(
+    options: CellOptions, device: str, kv_tokens: int, cores: Sequence[int], *, decodes: bool
+) -> AnyEngineConfig:
     pages = -(-kv_tokens // options.page_tokens)
     if options.model_dir is None:
         return FakeEngineConfig(
@@ -189,4 +191,6 @@ def _engine(options: CellOptions, device: str, kv_tokens: int, cores: Sequence[i
         threads=len(cores),
         seed=options.seed,
         max_model_len=options.max_model_len,
+        max_batch=options.max_batch,
+        graphs=decodes,
     )

@@ -29,7 +29,8 @@ class _Event(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, g
 
 
 class Step(_Event, frozen=True):
-    """One step of an engine, as its loop saw it: handed to the engine thread -> results back."""
+    """One step of an engine, as its loop saw it: handed to the engine thread -> results back. One that was handed over
+    while another was under way begins when the results of that are back: steps do not overlap."""
 
     duration_s: _Seconds
     decoding: _Count  # rows that feed one token

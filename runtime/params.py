@@ -61,3 +61,13 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     grammar: Annotated[str, Meta(min_length=1, max_length=MAX_GRAMMAR_CHARS)] | None = (
         None  # what the text has to match, in Lark or in llguidance's JSON form; its end ends the request
     )
+
+    @property
+    def reads_output(self) -> bool:
+        """Whether the choice of a token reads those before it, other than through the model: it waits for all of them
+        on the host, then."""
+        return (
+            self.grammar is not None
+            or self.repetition_penalty != 1
+            or bool(self.presence_penalty or self.frequency_penalty)
+        )

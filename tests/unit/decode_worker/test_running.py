@@ -2,13 +2,14 @@
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decode_worker.running import Running, RunningSequence, StopLimits, row
+from decode_worker.running import Running, RunningSequence, StopLimits, row, rows
 from engine.port import NoMatcher, RowFailed
-from engine.stopping import finish_reason
+from engine.stopping import finish_reason, token_limit
 from runtime.params import FinishReason, SamplingParams
 from runtime.stages import DecodeStages
 from runtime.tokens import SampledToken
@@ -235,3 +236,75 @@ def test_the_matcher_goes_with_every_row() -> None:
     fed = row(one)
     assert fed.sample is not None
     assert fed.sample.matcher is one.matcher
+
+
+# --- planned while a step is under way -------------------------------------------------------------------------------
+
+
+def plan_behind(batch: Running, under_way: list[RunningSequence]) -> list[tuple[int, int | None]]:
+    """The next step's requests, and what each of them follows."""
+    planned = batch.next_step(under_way)
+    return [(one.request_id, fed.follows) for one, fed in zip(planned, rows(planned, under_way), strict=True)]
+
+
+def test_who_is_in_a_step_under_way_follows_it_and_who_joins_does_not() -> None:
+    batch = running(sequence(3), sequence(1))
+    under_way = batch.plan_step(11.0)
+    batch.join(sequence(2))
+    assert plan_behind(batch, under_way) == [(3, 0), (1, 1), (2, None)]
+
+
+def test_a_row_that_follows_is_placed_and_numbered_behind_the_token_that_is_not_known() -> None:
+    one = sequence(1, prompt=4)
+    known, following = row(one), row(one, follows=5)
+    assert (following.start, following.follows, len(following.token_ids)) == (known.start + 1, 5, 1)
+    assert known.sample is not None
+    assert following.sample is not None
+    assert following.sample.index == known.sample.index + 1
+
+
+def test_who_ends_by_length_with_a_step_under_way_is_not_in_the_next_one() -> None:
+    batch = running(sequence(1, max_tokens=2), sequence(2, max_tokens=3), sequence(3, prompt=38, max_tokens=9))
+    assert plan_behind(batch, batch.plan_step(11.0)) == [(2, 1)]
+
+
+def test_there_is_no_next_step_where_one_of_it_has_to_read_the_token_that_is_not_known() -> None:
+    reader = sequence(1, max_tokens=3)
+    reader.request = msgspec.structs.replace(
+        reader.request, sampling=SamplingParams(max_tokens=3, frequency_penalty=0.1, seed=0)
+    )
+    batch = running(sequence(2), reader)
+    under_way = batch.plan_step(11.0)
+    assert plan_behind(batch, under_way) == []
+    assert plan_behind(batch, under_way[:1]) == [(2, 0), (1, None)], "its own tokens are all known"
+    batch.apply(under_way, [SampledToken(60), SampledToken(61)], 12.0)
+    assert plan_behind(batch, batch.plan_step(12.0)) == [(2, 0)], "it ends with the step under way"
+
+
+def test_what_a_step_makes_of_a_sequence_that_has_left_meanwhile_is_dropped() -> None:
+    batch = running(sequence(1), sequence(2), sequence(3))
+    first = batch.plan_step(11.0)
+    second = batch.next_step(first)
+    batch.sequences[2].cancelled = True
+    told, leaving = batch.apply(first, [SampledToken(EOS), SampledToken(70), SampledToken(80)], 12.0)
+    assert ([one.request_id for one in told], [one.request_id for one in leaving]) == ([1, 3], [1, 2])
+    told, leaving = batch.apply(second, [SampledToken(61), SampledToken(71), SampledToken(81)], 13.0)
+    assert (told, leaving) == ([TokenStep(3, 2, SampledToken(81))], [])
+
+
+@given(st.integers(1, 39), st.integers(1, 12), st.integers(0, 12))
+def test_a_row_that_is_computed_for_nothing_stays_within_what_was_reserved(prompt: int, limit: int, stop: int) -> None:
+    """Reserved is room for the prompt and all tokens but the last, which is never fed."""
+    one = sequence(1, prompt=prompt, max_tokens=limit)
+    reserved = prompt + token_limit(one.request.sampling, prompt, LIMITS.max_model_len) - 1
+    batch = running(one) if reserved > prompt else running()
+    ends, step = [prompt], batch.plan_step(11.0)
+    fed = rows(step)
+    while step:
+        ends += [one.end for one in fed]
+        behind = batch.next_step(step)
+        fed = rows(behind, step)
+        ends += [one.end for one in fed]
+        batch.apply(step, [SampledToken(EOS if len(step[0].output) > stop else 60)], 12.0)
+        step = [one for one in behind if one.request_id in batch.sequences]
+    assert max(ends) <= reserved

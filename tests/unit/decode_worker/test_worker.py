@@ -1,11 +1,15 @@
 """Does a decode worker compute its own prompts beside its streams, and give back every page however a request ends?
 
 The real worker with the fake engine and the in-process wire. Prefill made token 1 with weight 1, this worker computes
-with weight 5, so each token says who made it.
+with weight 5, so each token says who made it. Twice: with an engine whose steps end when they return, and with one
+whose steps end later, so that the worker begins them ahead; test_steps.py looks closer at that.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,9 +19,9 @@ from decode_worker.config import DecodeConfig
 from decode_worker.worker import DecodeWorker
 from engine.config import FakeEngineConfig
 from engine.fake import FakeEngine, fake_tokens
-from engine.port import Row, RowResult
+from engine.port import PendingStep, Row, RowResult
 from engine.thread import EngineThread
-from runtime.clock import SystemClock
+from runtime.clock import Clock, SystemClock
 from runtime.params import FinishReason, SamplingParams
 from tests.support.handoff import turns, until
 from tests.support.kv_pair import LAYOUT, Pair, filled, pair
@@ -25,6 +29,7 @@ from transport.messages.worker import Admit, CancelRequest, Released, Serve, Tok
 
 OURS, THEIRS = 5, 1
 PAGES = 64
+STEP_S = 0.001
 CONFIG = DecodeConfig(
     worker_id="d0",
     coordinator="",
@@ -46,10 +51,36 @@ class RecordingEngine(FakeEngine):
         self.steps: list[list[int]] = []  # tokens fed by each row
         self.before_step: Callable[[int], None] = lambda _: None
 
-    def forward(self, rows: Sequence[Row]) -> list[RowResult]:
+    def begin(self, rows: Sequence[Row]) -> PendingStep:
         self.before_step(len(self.steps))
         self.steps.append([len(row.token_ids) for row in rows])
-        return super().forward(rows)
+        return super().begin(rows)
+
+
+class AheadEngine(RecordingEngine):
+    """Computes a step some time after it was begun, as a device does."""
+
+    runs_ahead = True
+
+    def begin(self, rows: Sequence[Row]) -> PendingStep:
+        self.before_step(len(self.steps))
+        self.steps.append([len(row.token_ids) for row in rows])
+        return Later(self, rows)
+
+    def compute(self, rows: Sequence[Row]) -> list[RowResult]:
+        return FakeEngine.begin(self, rows).results()
+
+
+@dataclass
+class Later:
+    """A step of an `AheadEngine`."""
+
+    engine: AheadEngine
+    rows: Sequence[Row]
+
+    def results(self) -> list[RowResult]:
+        time.sleep(STEP_S)
+        return self.engine.compute(self.rows)
 
 
 class Coordinator:
@@ -81,23 +112,26 @@ class Coordinator:
 
 
 class Bench:
-    def __init__(self, ports: Pair) -> None:
-        self.ports = ports
-        self.engine = RecordingEngine()
-        self.thread = EngineThread()
-        self.said = Coordinator()
-        membership: Any = self.said
-        self.worker = DecodeWorker(self.engine, self.thread, ports.decode, membership, SystemClock(), CONFIG)
+    """A worker with what it is given; `engine` and `thread` may be a test's own."""
 
-    def serve(self, request_id: int, tokens: int, max_tokens: int = 4, grammar: str | None = None) -> list[int]:
+    def __init__(self, ports: Pair, engine: Any, thread: Any, clock: Clock) -> None:
+        self.ports = ports
+        self.engine = engine
+        self.thread = thread
+        self.said = Coordinator()
+        self.keep: list[FakeEngine] = []
+        membership: Any = self.said
+        self.worker = DecodeWorker(engine, thread, ports.decode, membership, clock, CONFIG)
+
+    def serve(self, request_id: int, tokens: int, max_tokens: int = 4, **sampling: Any) -> list[int]:
         """Ask for a prompt to be computed here; its answer."""
         prompt = tuple(range(request_id, request_id + tokens))
-        sampling = SamplingParams(max_tokens=max_tokens, seed=0, grammar=grammar)
+        params = SamplingParams(max_tokens=max_tokens, seed=0, **sampling)
         pages = LAYOUT.pages_for(tokens + max_tokens - 1)
-        self.worker.on_message(Serve(request_id=request_id, prompt=prompt, sampling=sampling, pages=pages))
+        self.worker.on_message(Serve(request_id=request_id, prompt=prompt, sampling=params, pages=pages))
         return fake_tokens(prompt, max_tokens, prefill_weight=OURS, decode_weight=OURS)
 
-    def hand_off(self, request_id: int, tokens: int, max_tokens: int) -> list[int]:
+    def hand_off(self, request_id: int, tokens: int, max_tokens: int, **sampling: Any) -> list[int]:
         """A request whose prompt somebody else has computed; its tokens from token 2 on."""
         prompt = tuple(range(request_id, request_id + tokens))
         pages = tuple(range(LAYOUT.pages_for(tokens)))
@@ -110,13 +144,13 @@ class Bench:
                 transfer_id=request_id,
                 peer=self.ports.prefill.peer,
                 prompt=prompt,
-                sampling=SamplingParams(max_tokens=max_tokens, seed=0),
+                sampling=SamplingParams(max_tokens=max_tokens, seed=0, **sampling),
                 pages=LAYOUT.pages_for(tokens + max_tokens - 1),
             )
         )
         outbound.push(len(pages) * LAYOUT.page_bytes)
         outbound.finish(source.digest(pages), msgspec.msgpack.encode(answer[0]))
-        self.keep = source  # its memory is read until the transfer has settled
+        self.keep.append(source)  # its memory is read until the transfer has settled
         return answer[1:]
 
     def cancel(self, request_id: int) -> None:
@@ -126,10 +160,12 @@ class Bench:
         await until(lambda: self.said.released.keys() >= set(request_ids))
 
 
-def run(main: Callable[[Bench], Awaitable[None]]) -> None:
+def run_bench(make: Callable[[Pair], Bench], main: Callable[[Any], Awaitable[None]]) -> None:
+    """`main` with a bench that `make` makes inside the loop; no pages are held at the end."""
+
     async def guarded() -> None:
         ports = pair()
-        bench = Bench(ports)
+        bench = make(ports)
         hello: Any = None
         serving = asyncio.create_task(bench.worker.run(hello, asyncio.Event()))
         try:
@@ -147,7 +183,18 @@ def run(main: Callable[[Bench], Awaitable[None]]) -> None:
     asyncio.run(guarded())
 
 
-def test_a_prompt_is_computed_in_chunks_and_decoded_here() -> None:
+Run = Callable[[Callable[[Bench], Awaitable[None]]], None]
+
+
+@pytest.fixture(params=[RecordingEngine, AheadEngine], ids=["in step", "ahead"])
+def run(request: pytest.FixtureRequest) -> Run:
+    def make(ports: Pair) -> Bench:
+        return Bench(ports, request.param(), EngineThread(), SystemClock())
+
+    return partial(run_bench, make)
+
+
+def test_a_prompt_is_computed_in_chunks_and_decoded_here(run: Run) -> None:
     async def main(bench: Bench) -> None:
         answer = bench.serve(1, tokens=25)
         await bench.ended(1)
@@ -165,7 +212,7 @@ def test_a_prompt_is_computed_in_chunks_and_decoded_here() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 4, 5, 9, 10, 11, 20, 21])
-def test_prompts_around_the_borders_of_pages_and_chunks(tokens: int) -> None:
+def test_prompts_around_the_borders_of_pages_and_chunks(run: Run, tokens: int) -> None:
     async def main(bench: Bench) -> None:
         answer = bench.serve(1, tokens)
         await bench.ended(1)
@@ -174,7 +221,7 @@ def test_prompts_around_the_borders_of_pages_and_chunks(tokens: int) -> None:
     run(main)
 
 
-def test_one_token_is_all() -> None:
+def test_one_token_is_all(run: Run) -> None:
     async def main(bench: Bench) -> None:
         answer = bench.serve(1, tokens=25, max_tokens=1)
         await bench.ended(1)
@@ -184,7 +231,7 @@ def test_one_token_is_all() -> None:
     run(main)
 
 
-def test_a_stream_gets_its_token_in_every_step_beside_the_chunks_of_a_prompt() -> None:
+def test_a_stream_gets_its_token_in_every_step_beside_the_chunks_of_a_prompt(run: Run) -> None:
     async def main(bench: Bench) -> None:
         stream = bench.serve(1, tokens=4, max_tokens=30)
         await until(lambda: len(bench.said.tokens.get(1, [])) > 2)
@@ -199,7 +246,7 @@ def test_a_stream_gets_its_token_in_every_step_beside_the_chunks_of_a_prompt() -
     run(main)
 
 
-def test_local_and_handed_off_requests_share_the_batch() -> None:
+def test_local_and_handed_off_requests_share_the_batch(run: Run) -> None:
     async def main(bench: Bench) -> None:
         remote = bench.hand_off(100, tokens=10, max_tokens=40)
         await until(lambda: bool(bench.said.tokens.get(100)))
@@ -212,7 +259,7 @@ def test_local_and_handed_off_requests_share_the_batch() -> None:
     run(main)
 
 
-def test_pages_that_arrive_during_a_step_are_in_the_next_one() -> None:
+def test_pages_that_arrive_during_a_step_are_in_the_next_one(run: Run) -> None:
     async def main(bench: Bench) -> None:
         loop = asyncio.get_running_loop()
 
@@ -233,7 +280,7 @@ def test_pages_that_arrive_during_a_step_are_in_the_next_one() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 5])
-def test_a_cancel_in_a_step_waits_for_its_end(step: int) -> None:
+def test_a_cancel_in_a_step_waits_for_its_end(run: Run, step: int) -> None:
     """Steps 0 to 2 compute the prompt, the others decode."""
 
     async def main(bench: Bench) -> None:
@@ -261,7 +308,7 @@ def test_a_cancel_in_a_step_waits_for_its_end(step: int) -> None:
     run(main)
 
 
-def test_a_cancel_before_the_first_step() -> None:
+def test_a_cancel_before_the_first_step(run: Run) -> None:
     async def main(bench: Bench) -> None:
         bench.serve(1, tokens=25)
         bench.cancel(1)
@@ -276,7 +323,7 @@ def test_a_cancel_before_the_first_step() -> None:
     run(main)
 
 
-def test_a_prompt_that_gets_no_token_1_fails_alone() -> None:
+def test_a_prompt_that_gets_no_token_1_fails_alone(run: Run) -> None:
     """The fake engine knows no grammars, and says so where the first token would be drawn."""
 
     async def main(bench: Bench) -> None:
@@ -290,7 +337,7 @@ def test_a_prompt_that_gets_no_token_1_fails_alone() -> None:
     run(main)
 
 
-def test_a_prompt_is_sent_only_once() -> None:
+def test_a_prompt_is_sent_only_once(run: Run) -> None:
     async def main(bench: Bench) -> None:
         bench.serve(1, tokens=25)
         with pytest.raises(ValueError, match="cannot reserve"):

@@ -27,7 +27,6 @@ def test_chunks_come_first_then_decode_rows_by_length_and_samples_in_the_callers
     assert batch.input_ids.tolist() == [[10, 11, 12, 20, 21, 60, 50]]
     assert batch.position_ids.tolist() == [[4, 5, 6, 0, 1, 2, 9]]
     assert batch.sampled.tolist() == [6, 5, 4]
-    assert len(batch.specs) == 3
     assert [(g.start, g.stop, g.rows, g.is_decode) for g in batch.groups[None]] == [
         (0, 3, 1, False),
         (3, 5, 1, False),
@@ -113,3 +112,20 @@ def visible(mask: torch.Tensor | None) -> list[list[int]]:
     assert mask is not None
     assert set(mask.flatten().tolist()) == {0.0, -torch.inf}
     return (mask == 0).int().flatten(0, -2).tolist()
+
+
+def test_rows_that_follow_are_told_from_those_that_are_known() -> None:
+    batch = build(
+        Row([0], 9, (7, 8, 9), SPEC, follows=3),
+        Row([60], 2, (5,), SPEC),
+        Row([10, 11, 12], 4, (3, 1), None),
+        Row([0], 3, (4,), None, follows=0),
+    )
+    assert batch.position_ids.tolist() == [[4, 5, 6, 2, 3, 9]]
+    assert (batch.followers.tolist(), batch.followed.tolist()) == ([5, 4], [3, 0])
+    assert (batch.followers.dtype, batch.followed.dtype) == (torch.int64, torch.int64)
+
+
+def test_a_chunk_cannot_follow() -> None:
+    with pytest.raises(ValueError, match="follows one sample"):
+        build(Row([1, 2], 0, (1,), SPEC, follows=0))

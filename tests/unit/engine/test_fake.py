@@ -180,3 +180,14 @@ def test_a_request_with_a_grammar_fails_alone() -> None:
     assert isinstance(failed, RowFailed)
     assert "knows no grammars" in failed.reason
     assert token == SampledToken(98)
+
+
+def test_a_row_that_follows_is_fed_what_was_sampled_just_before() -> None:
+    fake = engine()
+    prompts, pages = [[1, 2, 3], [50, 60]], [(4, 5), (6, 7)]
+    first = answer(fake, [row(prompt, 0, where) for prompt, where in zip(prompts, pages, strict=True)])
+    spec = SampleSpec(PARAMS, 1, (), ())
+    following = [Row((0,), 2, pages[1], spec, follows=1), Row((0,), 3, pages[0], spec, follows=0)]
+    second = answer(fake, following)
+    assert [first[1], second[0]] == fake_tokens(prompts[1], 2)
+    assert [first[0], second[1]] == fake_tokens(prompts[0], 2)

@@ -82,3 +82,33 @@ def test_close_waits_for_the_running_call_and_drops_the_others() -> None:
 
     asyncio.run(main())
     assert ran == ["first"]
+
+
+def test_an_outcome_is_awaited_beside_the_engine_thread() -> None:
+    """Calls go on meanwhile, and whoever wants them caught up does not wait for it."""
+    may_end = threading.Event()
+
+    async def main() -> list[str]:
+        thread, happened = EngineThread(), list[str]()
+        first, second = thread.outcome(may_end.wait, 10), thread.outcome(happened.append, "behind it")
+        await thread.run(happened.append, "call")
+        await thread.caught_up()
+        may_end.set()
+        assert await first is True
+        await second
+        thread.close()
+        return happened
+
+    assert asyncio.run(main()) == ["call", "behind it"]
+
+
+def test_an_outcome_may_be_an_exception() -> None:
+    async def main() -> None:
+        thread = EngineThread()
+        try:
+            with pytest.raises(ZeroDivisionError):
+                await thread.outcome(lambda: 1 // 0)
+        finally:
+            thread.close()
+
+    asyncio.run(main())
