@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from engine import support
+from engine import room, support
 from engine.config import EngineConfig
 from engine.forward import ForwardFactory, GatheredForward, ModelForward
 from engine.grammar import GrammarCompiler, UnusableTokenizer
@@ -143,6 +143,7 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
         LoadError: the model cannot be loaded.
         UnsupportedModel: the engine would not serve it exactly.
         UnusableMemory: the pool's memory could not be moved.
+        engine.room.NoRoom: the GPU has no room for the pools of the workers that share it.
     """
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
@@ -159,7 +160,9 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
             layout = _layout(cfg, model, geometry)
             make_forward = _verified_forward(cfg, model, layout, geometry, max_model_len)
         on_progress("allocating pages", None)
-        pool = KvPool(layout, _total_pages(cfg, layout), device)
+        pages = _total_pages(cfg, layout)
+        room.check(model, pages * layout.page_bytes, [n * layout.page_bytes for n in cfg.neighbour_pages], device)
+        pool = KvPool(layout, pages, device)
         if device.type == "cuda" and cfg.graphs:
             on_progress("capturing CUDA graphs", None)
         with torch.inference_mode():

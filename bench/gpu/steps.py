@@ -65,6 +65,7 @@ def run(settings: Settings, tell: Tell) -> None:
             device=settings.device,
             page_tokens=_PAGE_TOKENS,
             pool_pages=-(-tokens // _PAGE_TOKENS),
+            max_batch=max(rows),
         )
         engine = open_engine(cfg, lambda stage, _: print(stage, flush=True))
     _fill(engine, device)
