@@ -298,10 +298,14 @@ def _by_request(lines: Iterable[_Line]) -> dict[int, list[_Line]]:
 
 
 def _arrow(request_id: int, chunks: list[_Line], transfers: list[_Line], step: _Line) -> list[TraceEvent] | None:
-    """From the chunk whose pages began the last transfer, over that transfer, to the step; or from the last chunk."""
+    """From the chunk whose pages began the last transfer, over that transfer, to the step; or from the last chunk.
+
+    A transfer comes before the step, whatever two clocks say that are known to a fraction of a millisecond: where they
+    disagree the arrow ends inside the step.
+    """
     here = [line for line in chunks if line.pid == step.pid and line.slice.end <= step.slice.begin]
     transfer = max(
-        (line for line in transfers if line.slice.begin <= step.slice.begin),
+        (line for line in transfers if line.slice.begin < step.slice.end),
         key=lambda line: line.slice.begin,
         default=None,
     )
@@ -318,7 +322,7 @@ def _arrow(request_id: int, chunks: list[_Line], transfers: list[_Line], step: _
     start = max(chunk.slice.end - 1, chunk.slice.begin)
     kinds: list[tuple[Literal["s", "t", "f"], _Line, int]] = [("s", chunk, start)]
     kinds += [("t", line, line.slice.begin) for line in over]
-    kinds.append(("f", step, step.slice.begin))
+    kinds.append(("f", step, max([step.slice.begin, *(line.slice.begin for line in over)])))
     if [at for *_, at in kinds] != sorted(at for *_, at in kinds):
         return None
     return [

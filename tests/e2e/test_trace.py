@@ -18,16 +18,16 @@ pytestmark = pytest.mark.e2e
 
 def test_every_request_is_followed_from_its_prompt_to_its_first_decode_step() -> None:
     async def run() -> None:
-        options = mock_options(prefill=2, chunk_tokens=64, fake_step_s=0.002, fake_kv_bytes_per_token=4096)
+        options = mock_options(prefill=2, chunk_tokens=64, fake_step_s=0.01, fake_kv_bytes_per_token=4096)
         prompts = [[(7 * i + j) % 256 for j in range(30 + 25 * i)] for i in range(12)]
         async with cell(options) as running, StreamingClient(running.endpoint) as client:
             sampling = SamplingParams(max_tokens=10, ignore_eos=True)
             streams = [client.generate(prompt_token_ids=prompt, sampling=sampling) for prompt in prompts]
             done = await asyncio.gather(*(stream.finish() for stream in streams))
-            long = client.generate(prompt_token_ids=[1], sampling=SamplingParams(max_tokens=400, ignore_eos=True))
+            long = client.generate(prompt_token_ids=[1], sampling=SamplingParams(max_tokens=150, ignore_eos=True))
             await anext(long)
             document = await fetch_trace(client, 60.0)
-            assert (await long.finish()).token_ids == fake_tokens([1], 400)
+            assert (await long.finish()).token_ids == fake_tokens([1], 150)
         trace = json.loads(msgspec.json.encode(document))
         arrows = {arrow.id: arrow.stops for arrow in check_trace(trace)}
         assert document.otherData.missing == ()

@@ -129,13 +129,20 @@ def test_a_request_that_was_tried_again_is_followed_on_its_last_way() -> None:
     [
         (),  # the prefill worker did not answer
         (part("p0", (6.0, Transfer(1.5, 7, 3, 64, 1, 1.0, ok=True))),),  # its chunks have left the ring
-        (part("p0", (9.0, Chunk(1.0, 7, 0, 16)), (4.0, Transfer(0.5, 7, 3, 64, 1, 0.5, ok=True))),),  # clocks differ
+        (part("p0", (9.0, Chunk(1.0, 7, 0, 16)), (3.0, Transfer(0.5, 7, 3, 64, 1, 0.5, ok=True))),),  # clocks differ
     ],
 )
 def test_an_arrow_without_an_end_is_left_out_and_counted(others: tuple[TimelinePart, ...]) -> None:
     trace = written(trace_document([*others, part("d0", (4.0, Step(1.0, 1, 0, (7,))))]))
     assert check_trace(trace) == []
     assert trace["otherData"]["arrows_left_out"] == 1
+
+
+def test_where_clocks_differ_a_little_an_arrow_ends_inside_the_step() -> None:
+    p0 = part("p0", (9.0, Chunk(1.0, 7, 0, 16)), (4.0, Transfer(0.5, 7, 3, 64, 1, 0.5, ok=True)))
+    trace = written(trace_document([p0, part("d0", (4.0, Step(1.0, 1, 0, (7,))))]))
+    assert check_trace(trace) == [Arrow("0x7", (("p0", "chunks"), ("p0", "transfers"), ("d0", "steps")))]
+    assert trace["otherData"]["arrows_left_out"] == 0
 
 
 def test_a_counter_begins_with_what_it_was_before_it_changed() -> None:
