@@ -5,11 +5,11 @@ each sequence has pages of its own, so no step reads out of a cache what it woul
 `bench.gpu.floors`, over the rates of `bench.gpu.limits`.
 """
 
-import ctypes
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -26,6 +26,7 @@ from engine.port import EnginePort, SampleSpec
 from engine.port import Row as EngineRow
 from runtime.buffers import MemoryKind, Region
 from runtime.params import SamplingParams
+from transport.ucx import as_buffer
 
 _PAGE_TOKENS = 16
 _CHUNK_TOKENS = 2048  # of a prefill worker on CUDA
@@ -154,19 +155,7 @@ def _fill(engine: EnginePort, device: torch.device) -> None:
 
 def _memory(region: Region, device: torch.device) -> torch.Tensor:
     """The bytes of a region as a tensor, without a copy."""
+    buffer: Any = as_buffer(region)
     if region.kind is MemoryKind.CUDA:
-        return torch.as_tensor(_CudaBytes(region), device=device)
-    raw = (ctypes.c_uint8 * region.nbytes).from_address(region.address)
-    return torch.frombuffer(raw, dtype=torch.uint8)
-
-
-class _CudaBytes:
-    """A region as torch takes it."""
-
-    def __init__(self, region: Region) -> None:
-        self.__cuda_array_interface__ = {
-            "data": (region.address, False),
-            "shape": (region.nbytes,),
-            "typestr": "|u1",
-            "version": 3,
-        }
+        return torch.as_tensor(buffer, device=device)
+    return torch.frombuffer(buffer, dtype=torch.uint8)
