@@ -67,7 +67,7 @@ class Machine:
             case WorkerJoined():
                 self._worker_joined(event)
             case WorkerLost():
-                self._worker_lost(event)
+                self._worker_lost(event, now)
             case SelfTested(worker_id, report):
                 links.reported(self.cell, worker_id, report)
             case FirstTokenMade():
@@ -167,7 +167,7 @@ class Machine:
         self.cell.workers[worker_id] = joined
         self.cell.absent_since.pop(event.role, None)
 
-    def _worker_lost(self, event: WorkerLost) -> None:
+    def _worker_lost(self, event: WorkerLost, now: float) -> None:
         lost = self.cell.workers.pop(event.worker_id, None)
         if lost is None:
             return
@@ -182,9 +182,13 @@ class Machine:
             else:
                 record.decode_worker = None
             if _needs(record, lost.role):
-                what = f"the {lost.role} worker {event.worker_id} was lost while the request was {record.phase}"
-                self._fail(record, "worker_lost", f"{what} ({event.reason}); send it again")
+                self._fail(record, "worker_lost", _lost(record, lost, event.reason))
             self._settle(record)
+        for record in list(self.cell.requests.values()):
+            if record.phase is Phase.HANDING_OFF and record.served_by[0] == event.worker_id:
+                record.prefill_lost = _lost(record, lost, event.reason)
+                if record.early_end is not None:
+                    self._cannot_go_on(record, record.early_end, now)
 
     def _first_token(self, event: FirstTokenMade, now: float) -> None:
         record = self._held_by(event.request_id, event.worker_id)
@@ -198,7 +202,7 @@ class Machine:
         while record.phase.is_open and record.next_index in record.early:
             self._next_token(record, record.early.pop(record.next_index), now)
         if record.phase.is_open and record.early_end is not None:
-            self._fail(record, "internal", record.early_end)
+            self._cannot_go_on(record, record.early_end, now)
 
     def _prompt_computed(self, record: RequestRecord, worker_id: str, now: float) -> None:
         self.cell.workers[worker_id].backlog_tokens -= len(record.prompt)
@@ -247,7 +251,7 @@ class Machine:
         if record.phase is Phase.PREFILLING:
             error = error or "it let go of the prompt without a token"
         if (error is not None or record.early_end is not None) and _needs(record, "prefill"):
-            self._cannot_go_on(record, f"worker {event.worker_id} could not go on: {error}", record.decode_worker, now)
+            self._cannot_go_on(record, f"worker {event.worker_id} could not go on: {error}", now)
         self._settle(record)
 
     def _decode_let_go(self, event: DecodeLetGo, now: float) -> None:
@@ -269,16 +273,18 @@ class Machine:
         if record.phase is Phase.PREFILLING and not record.local:
             record.early_end = error  # unless token 1, which is still on its way, ends the answer or completes it
         elif record.phase.is_open:
-            self._cannot_go_on(record, error, record.prefill_worker, now)
+            self._cannot_go_on(record, error, now)
         self._settle(record)
 
-    def _cannot_go_on(self, record: RequestRecord, why: str, other: str | None, now: float) -> None:
-        """A hand-off may have failed because the `other` side died, and UCX is faster than the news of it: wait a
-        little for its word or its loss, which is what the client should hear of."""
-        if record.phase is Phase.HANDING_OFF and other is not None:
-            record.early_end, record.early_end_at = record.early_end or why, now
-        else:
+    def _cannot_go_on(self, record: RequestRecord, why: str, now: float) -> None:
+        """A hand-off may have failed because a side died, and UCX is faster than the news of it: wait a little for the
+        loss, which is what the client should hear of. Prefill may have let go before: the wire had its last pages."""
+        if record.phase is not Phase.HANDING_OFF:
             self._fail(record, "internal", record.early_end or why)
+        elif record.prefill_lost is not None:
+            self._fail(record, "worker_lost", record.prefill_lost)
+        else:
+            record.early_end, record.early_end_at = record.early_end or why, now
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -352,6 +358,11 @@ class Machine:
 
     def _tell(self, worker: WorkerRecord, message: ToWorker) -> None:
         self._actions.append(Tell(worker.worker_id, message))
+
+
+def _lost(record: RequestRecord, lost: WorkerRecord, reason: str) -> str:
+    what = f"the {lost.role} worker {lost.worker_id} was lost while the request was {record.phase}"
+    return f"{what} ({reason}); send it again"
 
 
 def _needs(record: RequestRecord, role: Role) -> bool:

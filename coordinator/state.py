@@ -49,6 +49,7 @@ class RequestRecord:
     early: dict[int, TokenStep] = field(default_factory=dict)  # decode's tokens that overtook prefill's token 1
     early_end: str | None = None  # why one side let go: decode before token 1 was here, or either side of a hand-off
     early_end_at: float = 0.0
+    prefill_lost: str | None = None  # what became of the worker that computed the prompt, if it was lost meanwhile
     dispatched_at: float | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None  # of those that the client got so far

@@ -114,7 +114,7 @@ def wait_until(condition: object, within_s: float, what: str) -> None:
 def test_nothing_survives_the_death_of_coordinator_or_launcher(victim: str, tmp_path: Path) -> None:
     segments = shared_memory()
     base = Path(f"/tmp/kvrelay-kill-{os.getpid()}-{victim}")
-    launcher = start_launcher("victim", "--mock", base=base)
+    launcher = start_launcher("victim", "--mock", "--port", "0", base=base)
     try:
         cell_dir = base / "kvrelay" / "victim"
         assert launcher.stderr is not None
@@ -163,7 +163,7 @@ def test_the_first_ctrl_c_drains_and_the_second_stops() -> None:
             for generation in long:  # the requests in flight and in the queue end well
                 assert (await generation.finish()).token_ids == fake_tokens([1] * 10, 3000)
 
-    launcher = start_launcher("drained", "--mock", base=base)
+    launcher = start_launcher("drained", "--mock", "--port", "0", base=base)
     try:
         assert launcher.stderr is not None
         for line in launcher.stderr:

@@ -20,11 +20,12 @@ from coordinator.events import (
     SelfTested,
     Submitted,
     Tell,
+    Ticked,
     TokensMade,
     WorkerJoined,
 )
 from coordinator.local_prefill import LocalPrefill
-from coordinator.machine import Machine
+from coordinator.machine import FINISH_GRACE_S, Machine
 from coordinator.state import CellState, Phase, RequestRecord, WorkerRecord
 from runtime.description import PoolInfo
 from runtime.params import FinishReason, SamplingParams
@@ -265,6 +266,11 @@ class Cell:
         if self.record(request_id).local and error is None:
             prefill = PrefillStages(queue_s=0.0, compute_s=0.5, chunks=2)
         return self.feed(DecodeLetGo(by, request_id, quarantined, stages, error, prefill))
+
+    def grace_over(self) -> list[Action]:
+        """Nobody was lost in the time that a failed hand-off waits for such news."""
+        self.now += FINISH_GRACE_S + 0.01
+        return self.feed(Ticked())
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -208,7 +208,8 @@ class SimDecode:
         transfer_id = self.may_settle()[pick % len(self.may_settle())]
         order, transfer = self.arriving.pop(transfer_id), self.wire[transfer_id]
         transfer.faulty |= fault is not Fault.NONE
-        ok = transfer.sent is Sent.ALL and fault is Fault.NONE
+        # Whether prefill had let go or not: the last pages of one that is gone may have died with it.
+        ok = transfer.sent is Sent.ALL and fault is Fault.NONE and not _is_gone(order.peer, self.gone)
         if isinstance(order, SelfTest):
             pages = self._free(order, fault)
             error = None if ok else "the transfer failed"

@@ -60,6 +60,7 @@ def test_a_failed_hand_off_fails_the_request() -> None:
     cell.first_token(request_id)
     cell.decode_lets_go(request_id, error="page 0 differs")
     cell.prefill_lets_go(request_id)
+    cell.grace_over()
     assert failed(cell, request_id).code == "internal"
     assert "page 0 differs" in failed(cell, request_id).message
 
@@ -74,6 +75,7 @@ def test_a_worker_that_lets_go_too_early_has_failed(side: str) -> None:
         cell.first_token(request_id)
         cell.decode_lets_go(request_id)
         cell.prefill_lets_go(request_id)
+        cell.grace_over()
     assert failed(cell, request_id).code == "internal"
 
 
