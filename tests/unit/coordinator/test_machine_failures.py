@@ -1,8 +1,12 @@
 """What does the machine do when time runs out, a transfer fails or a worker is lost?"""
 
+from collections.abc import Sequence
+from itertools import permutations
+
 import pytest
 
 from coordinator.events import (
+    Finish,
     FirstTokenMade,
     PrefillLetGo,
     Stopped,
@@ -119,6 +123,35 @@ def test_words_about_requests_that_a_worker_does_not_hold_are_ignored() -> None:
 
 
 # --- workers are lost ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", list(permutations(["prefill lets go", "prefill is lost", "decode fails"])))
+def test_the_last_pages_may_die_with_a_prefill_worker_that_had_let_go_of_them(order: Sequence[str]) -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.first_token(request_id)
+    for what in order:
+        assert not isinstance(cell.last_word(request_id), Finish)
+        if what == "prefill lets go":
+            cell.prefill_lets_go(request_id)
+        elif what == "prefill is lost":
+            cell.feed(WorkerLost("p0", "killed"))
+        else:
+            cell.decode_lets_go(request_id, error="worker p0 is gone")
+    assert failed(cell, request_id).code == "worker_lost"
+    assert "p0 was lost" in failed(cell, request_id).message
+    assert request_id not in cell.state.requests
+
+
+def test_a_prefill_worker_that_is_lost_behind_its_last_page_was_needed_no_more() -> None:
+    cell = Cell()
+    request_id = cell.start(max_tokens=9)
+    cell.first_token(request_id)
+    cell.prefill_lets_go(request_id)
+    cell.feed(WorkerLost("p0", "killed"))
+    cell.token(request_id, 1)
+    cell.decode_lets_go(request_id, error="a row failed")
+    assert failed(cell, request_id).code == "internal"
 
 
 @pytest.mark.parametrize(
