@@ -23,8 +23,8 @@ learns.
 
 GPU memory should pay nothing: by its source, cuda_ipc supports error handling and event descriptors and can invalidate
 keys, which is what rendezvous asks of a transport (`make gpu-check` kills peers there, too). Words of the ports stay
-with TCP. The pool is older than UCX's context, so UCX must not trust its cache of what is GPU memory: UCXX sets
-UCX_MEMTYPE_CACHE=n before it loads UCX, which reads that one variable then and never again.
+with TCP. The pool is older than UCX's context, so UCX must not trust its cache of what is GPU memory. It reads
+UCX_MEMTYPE_CACHE when it is loaded and never again; UCXX sets it to n, but behind the load.
 """
 
 import asyncio
@@ -36,6 +36,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+os.environ.setdefault("UCX_MEMTYPE_CACHE", "n")  # see above
 
 from ucxx._lib.arr import Array  # type: ignore[import-untyped]  # UCXX has no type information
 from ucxx._lib.libucxx import (  # type: ignore[import-untyped]  # UCXX has no type information
