@@ -35,8 +35,8 @@ from engine.sampling import Choice, choose
 from runtime.buffers import Region
 from runtime.params import SamplingParams
 
-_WARM_UP_CHUNKS = {"cpu": (64,), "cuda": (80, 80)}
-"""Tokens. On CUDA kernels are compiled: for a chunk that begins a prompt, and for a long one that goes on."""
+_WARM_UP_CHUNKS = {"cpu": (64,), "cuda": (80, 80, 3)}
+"""Tokens. On CUDA kernels are compiled: for a chunk that begins a prompt, for a long and for a short one that go on."""
 
 
 class TorchEngine:
@@ -132,7 +132,7 @@ class _BegunStep:
 
 
 def make_context_current(device: str) -> None:
-    """Give the calling thread the CUDA context of `device`, which the engine's thread has made."""
+    """Give the calling thread the CUDA context of `device`, where its kernels, streams and events will be."""
     torch.cuda.set_device(torch.device(device))
 
 
@@ -148,6 +148,8 @@ def open_engine(cfg: EngineConfig, on_progress: Progress) -> TorchEngine:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)
     device = torch.device(cfg.device)
+    if device.type == "cuda":
+        make_context_current(cfg.device)  # each thread has a current device, and begins with cuda:0
     with quiet_transformers():
         on_progress("reading the configuration", None)
         config = read_config(cfg.model)
