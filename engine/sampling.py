@@ -179,7 +179,8 @@ def _mask(scores: Tensor, masks: Mapping[int, TokenMask]) -> None:
     if not masks:
         return
     where = _tensor(list(masks), torch.int64, scores)
-    words = torch.from_numpy(np.stack(list(masks.values())).view(np.uint8)).to(scores.device, non_blocking=True)
+    packed = torch.from_numpy(np.stack(list(masks.values())).view(np.uint8))
+    words = (packed.pin_memory() if scores.is_cuda else packed).to(scores.device, non_blocking=True)
     bits = words[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=scores.device) & 1
     forbidden = bits.view(len(masks), -1)[:, : scores.shape[1]] == 0
     scores.index_copy_(0, where, scores.index_select(0, where).masked_fill_(forbidden, -math.inf))
