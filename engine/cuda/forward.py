@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from engine import attention, support
@@ -27,6 +28,10 @@ from runtime import logs
 
 Compute = Callable[[PagedStep], Tensor]
 """A model's arithmetic: writes the keys and values of a step; [samples, vocab]."""
+
+_PROMPT_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""torch's attention for chunks that begin their prompt: not cuDNN's, which torch prefers on Hopper. It builds a plan
+for each new length, tens of milliseconds on the host, and prompts have all lengths."""
 
 _STAGE_BYTES = 1 << 20  # grows with the first step that needs more
 _TRIAL_SIZES = (4,)  # the trial decodes two rows: half of its graph is padding
@@ -82,12 +87,16 @@ class CudaForward:
             self._pool.clear(tables.fresh_pages)
 
     def _run(self, outline: Outline, tables: DeviceTables) -> Tensor:
-        return self._compute(PagedStep(outline, tables, self._layers, self._workspaces))
+        step = PagedStep(outline, tables, self._layers, self._workspaces)
+        if not outline.opening:
+            return self._compute(step)
+        with sdpa_kernel(_PROMPT_ATTENTION):
+            return self._compute(step)
 
     def _captured(self, settings: GraphSettings) -> DecodeGraphs | None:
-        made = DecodeGraphs(self._run, settings.sizes, self._pool.layout, settings.max_model_len, self._device)
+        made = DecodeGraphs(settings.sizes, self._pool.layout, settings.max_model_len, self._device)
         try:
-            made.capture(settings.capture())
+            made.capture(self._run, settings.capture())
         except CaptureFailed as error:
             _log.warning("decode steps are launched kernel by kernel, which is slower; no CUDA graph of %s", error)
             return None

@@ -22,6 +22,9 @@ from torch import Tensor
 from engine.cuda.tables import DeviceTables, Outline, Stage, StepPlan, columns_for, decode_room, padded, tabulate
 from engine.layout import KvLayout
 
+Forward = Callable[[Outline, DeviceTables], Tensor]
+"""A step: [samples, vocab]."""
+
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Records what a function does on the device; the result does it again."""
 
@@ -74,22 +77,14 @@ def _waiting_forbidden() -> Iterator[None]:
 
 
 class DecodeGraphs:
-    """One graph per bucket."""
+    """One graph per bucket.
 
-    def __init__(
-        self,
-        run: Callable[[Outline, DeviceTables], Tensor],
-        sizes: Sequence[int],
-        layout: KvLayout,
-        max_model_len: int,
-        device: torch.device,
-    ) -> None:
-        """
-        Args:
-            run: the forward; [samples, vocab], a function of its tables' memory.
-            sizes: the buckets, ascending, at least one.
-        """
-        self._run = run
+    Keeps no reference to the forward that it was captured from, which has one to this: what a trial has captured ends
+    with it. Left to the collector of cycles, its memory would stay, and it could end in the middle of a capture.
+    """
+
+    def __init__(self, sizes: Sequence[int], layout: KvLayout, max_model_len: int, device: torch.device) -> None:
+        """`sizes` are the buckets, ascending, at least one."""
         self._sizes = sizes
         self._layout = layout
         self._pages = torch.zeros((sizes[-1], columns_for(max_model_len, layout)), dtype=torch.int32, device=device)
@@ -98,15 +93,18 @@ class DecodeGraphs:
         self._replays: dict[int, Callable[[], None]] = {}
         self._logits = torch.empty(0)  # [largest bucket, vocab] from the first capture on
 
-    def capture(self, capture: Capture) -> None:
+    def capture(self, run: Forward, capture: Capture) -> None:
         """Capture all buckets, the largest first: the others fit into its memory.
+
+        Args:
+            run: the forward, a function of its tables' memory.
 
         Raises:
             CaptureFailed: the forward waits for the device, or there is no memory.
         """
         try:
             for size in reversed(self._sizes):
-                self._replays[size] = self._captured(size, capture)
+                self._replays[size] = self._captured(size, run, capture)
         except RuntimeError as error:
             raise CaptureFailed(f"a step of {size} rows: {error}") from error
 
@@ -133,17 +131,17 @@ class DecodeGraphs:
         self._replays[bucket]()
         return self._logits[:bucket]
 
-    def _captured(self, size: int, capture: Capture) -> Callable[[], None]:
+    def _captured(self, size: int, forward: Forward, capture: Capture) -> Callable[[], None]:
         tables = replace(
             self.load(tabulate((), self._layout), size), page_table=self._pages[:size], sampled=self._all[:size]
         )
         outline = Outline(starts=(0,), opening=0, decodes=size)
-        warm = self._run(outline, tables)  # compiles kernels and makes workspaces, which no capture may
+        warm = forward(outline, tables)  # compiles kernels and makes workspaces, which no capture may
         if not self._logits.numel():
             self._logits = torch.empty_like(warm)
         logits = self._logits[:size]
 
         def run() -> None:
-            logits.copy_(self._run(outline, tables))
+            logits.copy_(forward(outline, tables))
 
         return capture(run)

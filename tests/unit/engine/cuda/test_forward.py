@@ -1,13 +1,15 @@
 """Does the forward of a CUDA device compute what the model itself computes?
 
-On CPU tensors, with kernels in Triton's interpreter and steps that are called again where a GPU replays a graph. The
-oracle is the model's own forward over whole sequences.
+On a GPU with its graphs; without one in Triton's interpreter, with steps that are called again where a GPU replays a
+graph. The oracle is the model's own forward over whole sequences.
 """
 
 import copy
+import gc
 import logging
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from engine import attention, support
@@ -23,6 +26,7 @@ from engine.cuda import attention as cuda_attention
 from engine.cuda import forward as cuda_forward
 from engine.cuda import fuse
 from engine.cuda.forward import CudaForward, GraphSettings, verified_forward
+from engine.cuda.graphs import cuda_capture
 from engine.cuda.kernels import gated, paged_decode
 from engine.forward import ForwardFactory
 from engine.layout import KvLayout
@@ -34,6 +38,7 @@ from runtime.params import SamplingParams
 from tests.support import tiny_models
 from tests.support.tree import ROOT
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # where Triton compiles, it takes no CPU tensors
 PAGE_TOKENS = 4
 SPEC = SampleSpec(SamplingParams(), 0, (), ())
 FUSABLE = ("llama", "mistral_window", "qwen2_bias", "qwen3_qk_norm")
@@ -52,7 +57,7 @@ def again(run: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-GRAPHS = GraphSettings(sizes=(4,), max_model_len=64, capture=lambda: again)
+GRAPHS = GraphSettings(sizes=(4,), max_model_len=64, capture=cuda_capture if DEVICE.type == "cuda" else lambda: again)
 EAGER = GraphSettings(sizes=(), max_model_len=64)
 
 
@@ -72,7 +77,8 @@ def _random(name: str) -> PreTrainedModel:
 
 def make(name: str) -> tuple[PreTrainedModel, KvLayout, support.Geometry]:
     """A model of its own for every test: fusing changes it."""
-    model = copy.deepcopy(_random(name))
+    model: Any = copy.deepcopy(_random(name))
+    model.to(DEVICE)
     with torch.inference_mode():
         geometry = support.probe(model)
     layout = KvLayout(len(geometry.windows), PAGE_TOKENS, geometry.kv_heads, geometry.head_dim, "float32", 4, name)
@@ -82,7 +88,7 @@ def make(name: str) -> tuple[PreTrainedModel, KvLayout, support.Geometry]:
 @torch.inference_mode()
 def run_steps(layout: KvLayout, make_forward: ForwardFactory) -> list[Tensor]:
     """Each step's logits; pages are scattered, and hold NaN where nobody has written."""
-    pool = KvPool(layout, 40, torch.device("cpu"))
+    pool = KvPool(layout, 40, DEVICE)
     pool._pages.fill_(torch.nan)
     forward = make_forward(pool)
     free = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
@@ -105,7 +111,7 @@ def tokens(sequence: int) -> list[int]:
 def own_logits(model: PreTrainedModel) -> list[Tensor]:
     """What `run_steps` should give, by the model's own forward."""
     model.set_attn_implementation("eager")
-    whole = [model(input_ids=torch.tensor([tokens(i)])).logits[0] for i in range(4)]
+    whole = [model(input_ids=torch.tensor([tokens(i)], device=DEVICE)).logits[0] for i in range(4)]
     fed, answers = [0] * 4, []
     for step in STEPS:
         wanted = []
@@ -192,12 +198,55 @@ def test_a_step_beyond_the_stage_gets_a_larger_one(monkeypatch: pytest.MonkeyPat
 
 
 @torch.inference_mode()
+def test_a_forward_that_nobody_uses_takes_its_graphs_with_it() -> None:
+    """Without the collector of cycles: what waited for that would keep its memory, and end in another's capture."""
+
+    def record(run: Callable[[], None]) -> Callable[[], None]:
+        run()
+        return lambda: None  # a graph that was recorded knows nothing of what it was recorded from
+
+    model, layout, geometry = make("llama")
+    fused = fuse.fuse(model)
+    assert fused is not None
+    settings = GraphSettings(sizes=(2,), max_model_len=64, capture=lambda: record)
+    gc.disable()
+    try:
+        forward = CudaForward(fused, geometry.windows, settings, KvPool(layout, 2, DEVICE))
+        assert forward._graphs is not None
+        graphs = weakref.ref(forward._graphs)
+        del forward
+        assert graphs() is None
+    finally:
+        gc.enable()
+
+
+def test_prompts_are_not_attended_to_by_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would build a plan for each new length."""
+    cuda: Any = torch.backends.cuda  # not annotated
+    asked: list[bool] = []
+
+    def attend(*operands: Any, **more: Any) -> Tensor:
+        asked.append(cuda.cudnn_sdp_enabled())
+        return scaled_dot_product_attention(*operands, **more)
+
+    monkeypatch.setattr(cuda_attention, "scaled_dot_product_attention", attend)
+    model, layout, geometry = make("llama")
+    fused = fuse.fuse(model)
+    assert fused is not None
+    forward = CudaForward(fused, geometry.windows, EAGER, KvPool(layout, 2, DEVICE))
+    with torch.inference_mode():
+        forward.logits([Row([7, 8, 9], 0, [0], SPEC)])
+    assert asked == [False, False]  # a layer each
+    assert cuda.cudnn_sdp_enabled()
+
+
+@torch.inference_mode()
 def next_tokens(settings: GraphSettings) -> list[int]:
     """What two prompts of one token are answered with."""
     model, layout, geometry = make("llama")
     fused = fuse.fuse(model)
     assert fused is not None
-    forward = CudaForward(fused, geometry.windows, settings, KvPool(layout, 2, torch.device("cpu")))
+    forward = CudaForward(fused, geometry.windows, settings, KvPool(layout, 2, DEVICE))
     answer: list[int] = forward.logits([Row([7], 0, [0], SPEC), Row([8], 0, [1], SPEC)]).argmax(-1).tolist()
     return answer
 

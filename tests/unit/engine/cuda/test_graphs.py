@@ -47,8 +47,8 @@ class Forward:
 
 def captured(sizes: tuple[int, ...]) -> tuple[Forward, DecodeGraphs]:
     forward = Forward()
-    graphs = DecodeGraphs(forward, sizes, LAYOUT, MAX_MODEL_LEN, CPU)
-    graphs.capture(again)
+    graphs = DecodeGraphs(sizes, LAYOUT, MAX_MODEL_LEN, CPU)
+    graphs.capture(forward, again)
     return forward, graphs
 
 
@@ -97,7 +97,7 @@ def test_buckets_are_captured_from_the_largest_on_after_they_have_run_once() -> 
         run()
         return run
 
-    DecodeGraphs(run_once, (1, 2), LAYOUT, MAX_MODEL_LEN, CPU).capture(record)
+    DecodeGraphs((1, 2), LAYOUT, MAX_MODEL_LEN, CPU).capture(run_once, record)
     assert order == ["ran", "captured", "ran"] * 2
 
 
@@ -129,6 +129,6 @@ def test_a_forward_that_waits_for_the_device_is_not_captured() -> None:
     def refuse(run: Callable[[], None]) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    graphs = DecodeGraphs(Forward(), (1, 2), LAYOUT, MAX_MODEL_LEN, CPU)
+    graphs = DecodeGraphs((1, 2), LAYOUT, MAX_MODEL_LEN, CPU)
     with pytest.raises(CaptureFailed, match="a step of 2 rows: operation not permitted"):
-        graphs.capture(refuse)
+        graphs.capture(Forward(), refuse)
