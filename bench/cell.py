@@ -34,14 +34,21 @@ def model_options() -> CellOptions:
 
 @asynccontextmanager
 async def cell(
-    options: CellOptions, on_progress: Callable[[WorkerProgress], None] = lambda _: None
+    options: CellOptions,
+    on_progress: Callable[[WorkerProgress], None] = lambda _: None,
+    show: Callable[[str], object] | None = None,
 ) -> AsyncIterator[RunningCell]:
-    """A cell that serves inside the block."""
+    """A cell that serves inside the block.
+
+    Args:
+        show: gets every line that a process prints, at once. None: the last ones are shown if the block fails.
+    """
     printed: deque[str] = deque(maxlen=_KEPT_LINES)
+    keep = show or printed.append
     observer = Observer(
         progress=on_progress,
-        log_line=lambda process, line: printed.append(f"{process}: {line}"),
-        notice=printed.append,
+        log_line=lambda process, line: keep(line if process in line else f"{process}: {line}"),
+        notice=keep,
         draining=lambda _: None,
     )
     try:

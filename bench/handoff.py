@@ -17,7 +17,7 @@ measure load (several requests at once), text (prompts are token ids) or the int
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -102,10 +102,10 @@ async def run(*, quick: bool) -> list[Row]:
     return await measured(model_options(), _QUICK if quick else _FULL)
 
 
-async def measured(options: CellOptions, plan: Plan) -> list[Row]:
-    """On a cell of these options, which have one worker of each role."""
+async def measured(options: CellOptions, plan: Plan, show: Callable[[str], object] | None = None) -> list[Row]:
+    """On a cell of these options, which have one worker of each role; `show` as of `bench.cell.cell`."""
     async with (
-        cell(options) as running,
+        cell(options, show=show) as running,
         started("bench.one_process", running.placement.prefill[0]) as one_process,
         StreamingClient(running.endpoint) as client,
     ):

@@ -23,7 +23,8 @@ from launch.evaluation.study import Study
 
 _KVRELAY = (sys.executable, "-c", "from launch.cli import main; main()")
 _PROMPTS, _ANSWERS = "lognormal:900:0.8:32-4000", "lognormal:130:0.7:8-400"
-_ENDING_S = 20.0
+_ENDING_S = 20.0  # before the limit it is interrupted
+_WRITING_S = 12.0  # then it is killed; what it had measured is written already
 _GOODPUT_NOTE = (
     "the highest rate at which 90 % of the requests kept to the SLO; few probes, so see low and high in the notes"
 )
@@ -44,12 +45,16 @@ def run(settings: Settings, tell: Tell) -> None:
 
 
 def _evaluate(words: list[str], limit_s: float) -> int:
-    """`kvrelay eval`; before the limit it is interrupted, and writes what it has."""
+    """Exit code of `kvrelay eval`, which is ended before the limit; it writes each run as it ends."""
     process = subprocess.Popen([*_KVRELAY, "eval", *words], cwd=ROOT)
     try:
         return process.wait(max(limit_s - _ENDING_S, _ENDING_S))
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(_WRITING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its cells die with it
         return process.wait()
 
 

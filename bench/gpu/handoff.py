@@ -26,7 +26,7 @@ def run(settings: Settings, tell: Tell) -> None:
             rounds=_ROUNDS if settings.on_gpu else 1,
             token_ids=range(settings.shape.vocab),
         )
-        tell(*uvloop.run(handoff.measured(options, plan)))
+        tell(*uvloop.run(handoff.measured(options, plan, show=print)))
 
 
 def cell_options(settings: Settings, model: Path) -> CellOptions:

@@ -31,7 +31,12 @@ _MOMENTS = (0.05, 0.3, 0.6)
 _PATIENCE_S = 15.0
 _OPENING_S = 45.0
 _VERIFIED_BYTES = 8 << 20
-_DRIVER_S = 0.3  # to clear up behind a process
+_FIRST = 2  # transfers that tell how many there can be
+_MOST_S = (
+    1.0  # that all transfers take undisturbed, if it can be had: through the host they take a hundred times as long
+)
+_DRIVER_S = 3.0  # to clear up behind a process
+_LOOK_S = 0.25
 _GIVEN_BACK = 0.9  # of a pool; other processes may allocate meanwhile
 
 LIVES = "survivor lives"
@@ -61,7 +66,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many transfers at once, of so many bytes each."""
+    """At most so many transfers at once, of so many bytes each."""
 
     transfers: int
     nbytes: int
@@ -95,7 +100,8 @@ async def _kill_all(settings: Settings, tell: Tell, load: Load, killed: Killed) 
         survivor, *peers = await _opened(channels, names, load.pool_bytes, settings.device)
         scene = Scene(survivor, killed, load, on_gpu=settings.on_gpu)
         async with asyncio.timeout(_PATIENCE_S):
-            undisturbed_s = await scene.undisturbed_s(peers[0])
+            undisturbed_s = await scene.fit(peers[0])
+        tell(note=f"{killed} killed in {scene.transfers} transfers of {load.nbytes >> 20} MiB at once")
         for moment, victim, healthy in zip(_MOMENTS, peers, peers[1:], strict=False):
             after_s = moment * undisturbed_s
             kill = await scene.kill(victim, healthy, after_s)
@@ -124,22 +130,26 @@ class Scene:
         self._survivor = survivor
         self._killed = killed
         self._load = load
+        self.transfers = _FIRST
         self._on_gpu = on_gpu
         self._numbers = count(1)
         self._clock = SystemClock()
 
-    async def undisturbed_s(self, peer: Peer) -> float:
-        """How long the load takes when nobody dies. The first round connects and maps memory."""
-        took_s = 0.0
-        for _ in range(2):
-            start = time.perf_counter()
-            await self._begin(peer, self._load.transfers, self._load.nbytes, verify=False)
-            for end in (self._survivor, peer):
-                told = await end.channel.receive(Told)
-                if not told.ok:
-                    raise AssertionError(f"a transfer that nobody disturbed failed: {told.error}")
-            took_s = time.perf_counter() - start
-        return took_s
+    async def fit(self, peer: Peer) -> float:
+        """Choose how many transfers there are at once; the seconds that they take when nobody dies."""
+        await self._undisturbed_s(peer)  # connects, and maps memory
+        few_s = await self._undisturbed_s(peer)
+        self.transfers = max(_FIRST, min(self._load.transfers, int(_MOST_S * _FIRST / few_s)))
+        return await self._undisturbed_s(peer)
+
+    async def _undisturbed_s(self, peer: Peer) -> float:
+        start = time.perf_counter()
+        await self._begin(peer, self.transfers, self._load.nbytes, verify=False)
+        for end in (self._survivor, peer):
+            told = await end.channel.receive(Told)
+            if not told.ok:
+                raise AssertionError(f"a transfer that nobody disturbed failed: {told.error}")
+        return time.perf_counter() - start
 
     async def kill(self, victim: Peer, healthy: Peer, after_s: float) -> Kill:
         answers: dict[str, bool] = {}
@@ -147,7 +157,7 @@ class Scene:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 free_before = (await self._probe()).free_bytes
-                await self._begin(victim, self._load.transfers, self._load.nbytes, verify=False)
+                await self._begin(victim, self.transfers, self._load.nbytes, verify=False)
                 await self._clock.sleep(after_s)
                 os.kill(victim.pid, signal.SIGKILL)
                 start = time.perf_counter()
@@ -158,15 +168,17 @@ class Scene:
                 settled_s = time.perf_counter() - start
                 answers |= {LIVES: True, SETTLES: told.quarantined == 0}
                 why = told.error or "every transfer was over already"
-                await self._clock.sleep(_DRIVER_S)
                 asked = COMPUTES
                 probed = await self._probe()
+                if self._on_gpu and probed.ok:
+                    asked = MEMORY
+                    back = await self._given_back(free_before)
+                    answers[MEMORY] = self._is_enough(back)
+                    why += f"; {back / 1e9:.2f} GB of its {self._load.pool_bytes / 1e9:.2f} GB are back"
+                    asked = COMPUTES
+                    probed = await self._probe()
                 answers[COMPUTES] = probed.ok
                 why += f"; {probed.error}" if probed.error else ""
-                if self._on_gpu:
-                    back = probed.free_bytes - free_before
-                    answers[MEMORY] = back >= _GIVEN_BACK * self._load.pool_bytes
-                    why += f"; {back / 1e9:.2f} GB of its {self._load.pool_bytes / 1e9:.2f} GB are back"
                 asked = SERVED
                 answers[SERVED] = await self._serves(healthy)
         except ChildEnded:
@@ -179,6 +191,18 @@ class Scene:
         await self._begin(peer, 1, _VERIFIED_BYTES, verify=True)
         ends = [await end.channel.receive(Told) for end in (self._survivor, peer)]
         return all(end.ok for end in ends) and ends[0].checksum == ends[1].checksum
+
+    async def _given_back(self, free_before: int) -> int:
+        """Bytes of the dead one that are free again, once they are enough or the driver has had its time."""
+        until = time.perf_counter() + _DRIVER_S
+        while True:
+            back = (await self._probe()).free_bytes - free_before
+            if self._is_enough(back) or time.perf_counter() > until:
+                return back
+            await self._clock.sleep(_LOOK_S)
+
+    def _is_enough(self, given_back: int) -> bool:
+        return given_back >= _GIVEN_BACK * self._load.pool_bytes
 
     async def _probe(self) -> Told:
         self._survivor.channel.send(Order(probe=True))

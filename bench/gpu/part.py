@@ -4,6 +4,7 @@
 file at once, a line each.
 """
 
+import faulthandler
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -16,6 +17,8 @@ from bench.gpu.parts import Rates, Record, Settings
 from bench.rows import Row
 from runtime import config, logs
 from runtime.process import die_with_parent
+
+_LAST_WORDS_S = 2.0
 
 
 class Teller:
@@ -45,6 +48,8 @@ def main() -> None:
     settings = config.read(Path(settings_file), Settings)
     die_with_parent(settings.parent_pid)
     logs.configure("gpu-check")
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(max(settings.limit_s - _LAST_WORDS_S, 1.0))  # where it hangs, before it is killed
     with Path(records).open("ab", buffering=0) as file:
         import_module(module).run(settings, Teller(file))
 

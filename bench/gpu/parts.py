@@ -23,7 +23,7 @@ from bench.machine import ROOT
 from bench.rows import Row
 from runtime import config
 
-_TAIL_CHARS = 3000
+_KEPT_CHARS = 60_000
 
 
 class Rates(Struct, frozen=True, kw_only=True):
@@ -76,6 +76,13 @@ class Tell(Protocol):
         """Keep this, whatever becomes of the part afterwards."""
         ...
 
+
+_ALWAYS: Mapping[str, str] = {
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",  # every model is made here
+    "TEARDOWN_CUPTI": "0",  # a profiler that comes back after it was torn down crashes with CUDA graphs, torch says
+}
 
 Status = Literal["ok", "failed", "crashed", "out of time", "skipped"]
 
@@ -144,7 +151,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     question: str
     status: Status
     seconds: float
-    why: str = ""  # not `ok`: how it ended, and the end of what it printed
+    why: str = ""  # not `ok`: how it ended
+    printed: str = ""  # the end of it, with warnings that fail nothing
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = ()
     rates: Rates | None = None
@@ -174,13 +182,13 @@ def run_part(part: Part, settings: Settings, directory: Path, limit_s: float) ->
             _end(process)
     status, how = verdict(code, limit_s)
     told = read_records(records)
-    tail = log.read_text(errors="replace")[-_TAIL_CHARS:].strip()
     return Outcome(
         part=part.name,
         question=part.question,
         status=status,
         seconds=round(time.perf_counter() - began, 1),
-        why="" if status == "ok" else f"{how}\n{tail}".strip(),
+        why=how,
+        printed=log.read_text(errors="replace")[-_KEPT_CHARS:].strip(),
         rows=tuple(record.row for record in told if record.row is not None),
         notes=tuple(record.note for record in told if record.note is not None),
         rates=next((record.rates for record in told if record.rates is not None), None),
@@ -210,7 +218,7 @@ def read_records(path: Path) -> list[Record]:
 def _environment(settings: Settings) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     without_gpu = {} if settings.on_gpu else {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return inherited | without_gpu | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return inherited | without_gpu | _ALWAYS
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -3,6 +3,7 @@
 Pure: outcomes to text, outcomes and where they were measured to bytes.
 """
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -12,6 +13,9 @@ from bench import report
 from bench.gpu.parts import Outcome
 from bench.machine import Environment
 from bench.rows import Row
+
+_SHOWN_CHARS = 3000
+_WARNING = re.compile(r"^[\d:.]+ (?:WARNING|ERROR|CRITICAL) .*$", re.MULTILINE)  # as `runtime.logs` writes them
 
 
 class Check(Struct, frozen=True, kw_only=True):
@@ -33,14 +37,14 @@ def file_name(environment: Environment, only: Sequence[str], *, on_gpu: bool) ->
 
 
 def part(outcome: Outcome) -> str:
-    """What one part found, ratios first."""
+    """What one part found, ratios first; of what it printed the warnings, or the end if it went wrong."""
     lines = [f"{outcome.part}: {outcome.question} {outcome.status} ({outcome.seconds:.0f} s)"]
     lines += [f"  {key}: {value}" for key, value in outcome.facts.items()]
     if outcome.rows:
         lines.append(report.table(sorted(outcome.rows, key=lambda row: row.unit != "ratio")))
     lines += [f"- {note}" for note in outcome.notes]
-    if outcome.why:
-        lines += [f"  {line}" for line in outcome.why.splitlines()]
+    ending = outcome.printed[-_SHOWN_CHARS:].splitlines() if outcome.why else _WARNING.findall(outcome.printed)
+    lines += [f"  {line}" for line in ([outcome.why] if outcome.why else []) + ending]
     return "\n".join(lines)
 
 

@@ -1,14 +1,22 @@
 """How does a part of the check run tests, and what does it tell of them?"""
 
+import os
 import re
 import subprocess
 import sys
+from typing import IO
 
 from bench.gpu.parts import Tell
 from bench.machine import ROOT
 from bench.rows import summarise
 
 _NO_TESTS_RAN = 5  # of pytest's exit codes
+_PYTEST = (
+    *("-m", "pytest", "-v", "--tb=short", "--maxfail=20", "-p", "no:cacheprovider"),
+    *("-p", "pytest_timeout", "--timeout=75"),  # a test that hangs tells where, before its part is killed
+    *("-W", "default"),  # what other versions than the pinned ones warn of is shown, and fails nothing
+)
+_NO_OTHER_PLUGINS = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever else is installed on this machine
 _COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|deselected)")
 
 
@@ -20,10 +28,8 @@ def run_tests(tell: Tell, benchmark: str, path: str) -> None:
     """
     if not (ROOT / path).exists():
         raise AssertionError(f"{path} is not there")
-    command = [sys.executable, "-m", "pytest", "-q", "--maxfail=20", "-p", "no:cacheprovider", path]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(done.stdout, flush=True)
-    counted = counts(done.stdout)
+    code, printed = _pytest(path)
+    counted = counts(printed)
     passed = counted.get("passed", 0)
     tell(
         summarise(
@@ -35,10 +41,31 @@ def run_tests(tell: Tell, benchmark: str, path: str) -> None:
             parameters={"tests": path},
         )
     )
-    if done.returncode not in (0, _NO_TESTS_RAN):
-        sys.exit(done.returncode)
+    if code not in (0, _NO_TESTS_RAN):
+        sys.exit(code)
     if not passed:
         raise AssertionError(f"no test of {path} ran to its end: nothing is known")
+
+
+def _pytest(path: str) -> tuple[int, str]:
+    """Its exit code, and what it printed, which is passed on as it comes: a test that hangs is the last one named."""
+    with subprocess.Popen(
+        [sys.executable, *_PYTEST, path],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **_NO_OTHER_PLUGINS},
+    ) as process:
+        printed = _passed_on(process.stdout) if process.stdout is not None else b""
+    return process.returncode, printed.decode(errors="replace")
+
+
+def _passed_on(stream: IO[bytes]) -> bytes:
+    printed = bytearray()
+    while chunk := os.read(stream.fileno(), 1 << 16):
+        os.write(sys.stdout.fileno(), chunk)
+        printed += chunk
+    return bytes(printed)
 
 
 def counts(output: str) -> dict[str, int]:

@@ -52,9 +52,11 @@ def wall_seconds(work: Work, device: torch.device, repetitions: int, warm_up: in
 
 
 def busy_seconds(work: Work, device: torch.device, repetitions: int) -> float | None:
-    """The mean time for which kernels and copies ran, without the gaps between them; None on a CPU.
+    """The mean time for which kernels and copies ran, without the gaps between them; None where nobody can tell, as on
+    a CPU.
 
-    By torch's profiler, whose own cost falls into the gaps.
+    By torch's profiler, whose own cost falls into the gaps. What it has attached to the driver stays there: whatever
+    is timed afterwards may be slower.
     """
     if device.type != "cuda":
         return None
@@ -63,8 +65,9 @@ def busy_seconds(work: Work, device: torch.device, repetitions: int) -> float | 
         for _ in range(repetitions):
             work()
         synchronize(device)
-    microseconds = sum(float(event.self_device_time_total) for event in recorded.key_averages())
-    return microseconds / 1e6 / repetitions
+    on_device = (event for event in recorded.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA)
+    microseconds = sum(float(event.self_device_time_total) for event in on_device)
+    return microseconds / 1e6 / repetitions or None
 
 
 def _clocked(work: Work) -> float:

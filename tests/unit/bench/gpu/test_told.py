@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tokenizers import Tokenizer
 
 from bench.gpu import killed, shapes, tested
@@ -71,7 +72,8 @@ OUTCOME = Outcome(
     question="how far?",
     status="crashed",
     seconds=3.0,
-    why="killed by SIGABRT\nlast words",
+    why="killed by SIGABRT",
+    printed="09:00:00.000 INFO    gpu-check      routine\nlast words",
     rows=(
         summarise("steps", "absolute", [2.0], unit="ms", limited_by="x"),
         summarise("steps", "share", [0.9], unit="ratio", limited_by="y"),
@@ -87,6 +89,31 @@ def test_a_part_is_shown_with_its_ratios_first_and_how_it_ended() -> None:
     for piece in ("steps: how far? crashed (3 s)", "gpu: none", "- 64 rows are left out", "  last words"):
         assert piece in shown
     assert "crashed" in summary([OUTCOME])
+
+
+def test_a_part_that_ended_well_shows_its_warnings_alone() -> None:
+    printed = (
+        "drawing random weights\n09:00:00.000 INFO    gpu-check      routine\n"
+        "09:00:01.000 WARNING gpu-check      no CUDA graph of a step of 8 rows\n"
+    )
+    shown = part(replace(OUTCOME, status="ok", why="", printed=printed))
+    assert "no CUDA graph of a step of 8 rows" in shown
+    assert "routine" not in shown
+    assert "drawing" not in shown
+
+
+def test_tests_that_warn_pass_and_what_they_print_is_passed_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the strict configuration of the project, under the versions of another machine."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+    file = tmp_path / "test_warning.py"
+    file.write_text("import warnings\n\n\ndef test_it() -> None:\n    warnings.warn('old', stacklevel=1)\n")
+    rows: list[Row] = []
+    tested.run_tests(lambda *told, **_: rows.extend(told), "kernels", str(file))
+    assert rows[0].median == 1.0
+    assert rows[0].limited_by == "1 passed"
+    assert "test_it PASSED" in capfd.readouterr().out
 
 
 def test_the_file_can_be_read_again() -> None:
