@@ -36,7 +36,7 @@ def model_options() -> CellOptions:
 async def cell(
     options: CellOptions,
     on_progress: Callable[[WorkerProgress], None] = lambda _: None,
-    show: Callable[[str], object] | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> AsyncIterator[RunningCell]:
     """A cell that serves inside the block.
 

@@ -102,7 +102,7 @@ async def run(*, quick: bool) -> list[Row]:
     return await measured(model_options(), _QUICK if quick else _FULL)
 
 
-async def measured(options: CellOptions, plan: Plan, show: Callable[[str], object] | None = None) -> list[Row]:
+async def measured(options: CellOptions, plan: Plan, show: Callable[[str], None] | None = None) -> list[Row]:
     """On a cell of these options, which have one worker of each role; `show` as of `bench.cell.cell`."""
     async with (
         cell(options, show=show) as running,

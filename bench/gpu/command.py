@@ -14,6 +14,7 @@ from typing import Annotated
 
 import cyclopts
 from cyclopts import Parameter
+from msgspec.structs import replace
 
 from bench.gpu import report
 from bench.gpu.beside import beside
@@ -31,13 +32,14 @@ app = cyclopts.App(name="python -m bench.gpu", help="Check the GPU path of this 
 def check(
     *,
     only: Annotated[
-        tuple[str, ...], Parameter(help="Run these parts alone; `limits` gives the others their ratios.")
+        tuple[str, ...], Parameter(help="Run this part alone; once for each. `limits` gives the others their ratios.")
     ] = (),
     interpret: Annotated[
         bool, Parameter(negative="", help="Without a GPU: try the check itself, on the CPU and a tiny model.")
     ] = False,
     budget: Annotated[float, Parameter(help="Seconds for all parts together.")] = 470.0,
     out: Annotated[Path | None, Parameter(help="Write the JSON here instead of to bench/results.")] = None,
+    commit: Annotated[str | None, Parameter(help="Of this copy of the project, where git does not know it.")] = None,
 ) -> None:
     """Run the parts and keep what they found.
 
@@ -50,6 +52,8 @@ def check(
         print("no GPU: torch sees no CUDA device here. --interpret tries the check itself on a CPU", file=sys.stderr)
         sys.exit(2)
     where = environment(_command(only, interpret=interpret))
+    if where.commit is None:
+        where = replace(where, commit=commit)
     path = out or _RESULTS / report.file_name(where, only, on_gpu=not interpret)
     path.parent.mkdir(parents=True, exist_ok=True)
     print(describe(where), end="\n\n", flush=True)

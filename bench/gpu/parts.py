@@ -128,7 +128,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         name="batching",
         question="how fast is transformers' continuous batching?",
-        limit_s=75,
+        limit_s=110,
         module="bench.gpu.batching",
         on_cpu=False,
         optional=True,
@@ -218,7 +218,7 @@ def read_records(path: Path) -> list[Record]:
 def _environment(settings: Settings) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     without_gpu = {} if settings.on_gpu else {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return inherited | without_gpu | _ALWAYS
+    return {**inherited, **without_gpu, **_ALWAYS}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -60,12 +60,13 @@ def busy_seconds(work: Work, device: torch.device, repetitions: int) -> float | 
     """
     if device.type != "cuda":
         return None
-    profiler: Any = torch.profiler
+    profiler: Any = torch.profiler  # not annotated
     with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as recorded:
         for _ in range(repetitions):
             work()
         synchronize(device)
-    on_device = (event for event in recorded.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA)
+    autograd: Any = torch.autograd  # likewise
+    on_device = [event for event in recorded.key_averages() if event.device_type == autograd.DeviceType.CUDA]
     microseconds = sum(float(event.self_device_time_total) for event in on_device)
     return microseconds / 1e6 / repetitions or None
 
