@@ -1,7 +1,7 @@
 """How fast does transformers decode with its continuous batching?
 
-`model.generate_batch`: its own scheduler, and paged attention. With flash-attn that is a kernel in a CUDA graph, without
-it torch's attention with one mask over the keys of all sequences, so a step costs their number squared.
+`model.generate_batch`: its own scheduler and paged attention. With flash-attn that is a kernel in a CUDA graph; without
+it torch's attention, with one mask over the keys of all sequences: a step costs their number squared.
 """
 
 from typing import Any

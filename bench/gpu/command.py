@@ -64,10 +64,10 @@ def check(
         for part in chosen:
             left_s = until - time.perf_counter()
             outcomes.append(_run(part, outcomes, Path(directory), left_s, interpret=interpret))
-            print(report.part(outcomes[-1]), end="\n\n", flush=True)
             compared = beside([row for outcome in outcomes for row in outcome.rows])
             found = report.Check(environment=where, outcomes=tuple(outcomes), beside=tuple(compared))
-            path.write_bytes(report.to_json(found))
+            path.write_bytes(report.to_json(found))  # first: whoever reads what is printed may be gone
+            print(report.part(outcomes[-1]), end="\n\n", flush=True)
     if found.beside:
         print(table(found.beside), end="\n\n")
     print(report.summary(outcomes))
