@@ -6,7 +6,9 @@ each sequence has pages of its own, so no step reads out of a cache what it woul
 """
 
 import random
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +42,7 @@ _SLICE_BYTES = 1 << 30
 
 _FLOOR_NOTE = "1 is the weights and the keys and values of every row, read once at the device's best memory rate"
 _STEP_NOTE = "engine.forward until its tokens are on the host"
+_AHEAD_NOTE = "from one step's tokens to the next one's, when each is begun before the one in front has ended"
 _BUSY_NOTE = "kernels and copies alone, by torch's profiler: the step less the gaps between them"
 _PREFILL_NOTE = "1 is the library's best product of large square matrices; chunks of a prefill worker's size"
 _DIGEST_NOTE = "1 is one pass over the pages at the device's best memory rate; it ends with a copy to the host"
@@ -95,11 +98,14 @@ def _decode(engine: EnginePort, settings: Settings, count: int, context: int, te
     step = _decode_step(engine, count, context)
     device, repetitions = torch.device(settings.device), 15 if settings.on_gpu else 3
     seconds = wall_seconds(lambda: engine.forward(step), device, repetitions, warm_up=5)
+    ahead = _ahead_seconds(engine, step, repetitions)
     parameters: dict[str, str | int] = {"rows": count, "context": context}
     if settings.rates is not None:
         floor_s = decode_bytes(settings.shape, count, context) / settings.rates.memory
         tell(_row("decode step / floor", [s / floor_s for s in seconds], "ratio", _FLOOR_NOTE, parameters))
+        tell(_row("decode step, one ahead / floor", [s / floor_s for s in ahead], "ratio", _FLOOR_NOTE, parameters))
     tell(_row("decode step", seconds, "ms", _STEP_NOTE, parameters, 1e3))
+    tell(_row("decode step, one ahead", ahead, "ms", _AHEAD_NOTE, parameters, 1e3))
     tell(_row(OURS, [count / s for s in seconds], "tokens/s", _STEP_NOTE, parameters))
 
 
@@ -115,10 +121,26 @@ def _busy(engine: EnginePort, settings: Settings, count: int, context: int, tell
     tell(_row("device time of a step", [busy_s], "ms", _BUSY_NOTE, parameters, 1e3))
 
 
+def _ahead_seconds(engine: EnginePort, step: Sequence[EngineRow], repetitions: int) -> list[float]:
+    """Of each step, as a worker on a GPU has them: begun while the one before is under way, with its tokens."""
+    following = [replace(row, follows=place) for place, row in enumerate(step)]
+    engine.begin(step).results()
+    under_way = engine.begin(following)
+    seconds = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        before, under_way = under_way, engine.begin(following)
+        before.results()
+        seconds.append(time.perf_counter() - start)
+    under_way.results()
+    return seconds
+
+
 def _decode_step(engine: EnginePort, count: int, context: int) -> list[EngineRow]:
+    """Rows as a worker has them, their pages in a tuple."""
     pages = engine.layout.pages_for(context)
     spec = SampleSpec(SamplingParams(temperature=0.0), 0, (), ())
-    return [EngineRow([7 + i], context - 1, range(i * pages, (i + 1) * pages), spec) for i in range(count)]
+    return [EngineRow((7 + i,), context - 1, tuple(range(i * pages, (i + 1) * pages)), spec) for i in range(count)]
 
 
 def _prefill(engine: EnginePort, settings: Settings, tokens: int, tell: Tell) -> None:
