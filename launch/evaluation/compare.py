@@ -93,11 +93,14 @@ def _compare(measure: Measure, pairs: Sequence[Pair], confidence: float) -> Comp
 
 
 def _effect(measure: Measure, pairs: Sequence[Pair], confidence: float) -> Estimate | None:
-    """A ratio's interval is that of its logarithm, in which twice and half are equally far from the same."""
-    if measure.scale is Scale.DIFFERENCE:
-        return mean([b - a for a, b in pairs], confidence)
-    if any(a <= 0.0 or b <= 0.0 for a, b in pairs):
+    """A ratio's interval is that of its logarithm, in which twice and half are equally far from the same. Pairs of
+    equals, as where both systems meet an SLO always, have no spread: an interval of no width would claim too much."""
+    if measure.scale is Scale.RATIO and any(a <= 0.0 or b <= 0.0 for a, b in pairs):
         raise ValueError(f"{measure.name}: there is no ratio of what is not positive; compare the difference")
+    if pairs and all(a == b for a, b in pairs):
+        return Estimate(0.0)
+    if measure.scale is Scale.DIFFERENCE:
+        return _of_shares(mean([b - a for a, b in pairs], confidence))
     logs = mean([math.log(b / a) for a, b in pairs], confidence)
     if logs is None:
         return None
@@ -106,6 +109,13 @@ def _effect(measure: Measure, pairs: Sequence[Pair], confidence: float) -> Estim
         math.expm1(logs.low) if logs.low is not None else None,
         math.expm1(min(logs.high, 700.0)) if logs.high is not None else None,  # exp ends at 709
     )
+
+
+def _of_shares(difference: Estimate | None) -> Estimate | None:
+    """Shares differ by 1 at most, which Student does not know."""
+    if difference is None or difference.low is None or difference.high is None:
+        return difference
+    return Estimate(difference.value, max(difference.low, -1.0), min(difference.high, 1.0))
 
 
 def _verdict(measure: Measure, effect: Estimate | None) -> Verdict:
@@ -118,7 +128,8 @@ def _verdict(measure: Measure, effect: Estimate | None) -> Verdict:
 
 def _statement(measure: Measure, verdict: Verdict, effect: Estimate | None, confidence: float, pairs: int) -> str:
     if effect is None or effect.low is None or effect.high is None:
-        return f"{measure.name}: {verdict.value} shown; {pairs} pair(s) have no interval"
+        why = "pair(s) have no interval" if pairs < 2 else "pairs were each the same on both sides: no interval"
+        return f"{measure.name}: {verdict.value} shown; {pairs} {why}"
     percent = "%" if measure.scale is Scale.RATIO else " percentage points"
     interval = f"{100 * effect.low:+.3g} to {100 * effect.high:+.3g}{percent}"
     text = (

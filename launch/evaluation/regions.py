@@ -5,6 +5,7 @@ wrong winner, so a map of two equal systems stays empty.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from msgspec import Struct
 
@@ -22,6 +23,7 @@ class Region(Struct, frozen=True, kw_only=True):
     cell: Cell
     winner: Side | None  # None: no difference was shown
     comparison: Comparison
+    shares: tuple[float, float] | None  # of requests that met the SLO, of A and B: the mean of all pairs
 
 
 def regions(
@@ -38,12 +40,21 @@ def regions(
         for cell in attainments
     }
     compared = compare({measures[cell]: pairs for cell, pairs in attainments.items()}, error)
-    return tuple(_region(cell, compared[measure.name]) for cell, measure in measures.items())
+    return tuple(_region(cell, pairs, compared[measures[cell].name]) for cell, pairs in attainments.items())
 
 
-def _region(cell: Cell, comparison: Comparison) -> Region:
+def statement(region: Region) -> str:
+    """Its verdict with its uncertainty, and whether both systems kept to the SLO or both missed it."""
+    if region.shares is None:
+        return region.comparison.statement
+    a, b = region.shares
+    return f"{region.comparison.statement}; A kept it for {100 * a:.3g} % of the requests, B for {100 * b:.3g} %"
+
+
+def _region(cell: Cell, pairs: Sequence[Pair], comparison: Comparison) -> Region:
     winners = {Verdict.A_BETTER: Side.A, Verdict.B_BETTER: Side.B, Verdict.NO_DIFFERENCE: None}
-    return Region(cell=cell, winner=winners[comparison.verdict], comparison=comparison)
+    shares = (fmean(a for a, _ in pairs), fmean(b for _, b in pairs)) if pairs else None
+    return Region(cell=cell, winner=winners[comparison.verdict], comparison=comparison, shares=shares)
 
 
 def _name(cell: Cell) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from launch.evaluation.goodput import REMARKS
 from launch.evaluation.intervals import Estimate
 from launch.evaluation.measures import PERCENTS, Summary
+from launch.evaluation.regions import statement
 from launch.evaluation.report import words
 from launch.evaluation.slo import Attainment, Slo
 from launch.evaluation.study import Goodput, Run, Study
@@ -68,7 +69,7 @@ def findings(study: Study) -> Iterator[str]:
     yield from map(_goodput, study.goodputs)
     if study.region_map is not None:
         yield f"regions: A = {study.region_map.a}, B = {study.region_map.b}"
-        yield from (region.comparison.statement for region in study.region_map.regions)
+        yield from map(statement, study.region_map.regions)
 
 
 def load_words(run: Run) -> str:

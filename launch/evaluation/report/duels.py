@@ -109,8 +109,9 @@ def region_plot(study: Study, map_: RegionMap) -> Plot | None:
         name="regions",
         title=title,
         caption=f"{map_.how} In each cell: the winner, and attainment of {map_.b} less that of {map_.a} in percentage"
-        f" points, from {min(pairs)} pairs of runs; deeper colour is more. A cell has a winner where its"
-        f" {100 * confidence:.5g} % interval excludes zero and the difference counts. The table lists every interval.",
+        f" points, from {min(pairs)} pairs of runs; deeper colour is more. Below it: what {map_.a} and {map_.b}"
+        f" attained. A cell has a winner where its {100 * confidence:.5g} % interval excludes zero and the difference"
+        " counts. The table lists every interval.",
         note="The chance of a wrong winner is shared by all cells, so a map of two equal systems stays without colour.",
     )
 
@@ -149,7 +150,11 @@ def _cell(axes: Axes, at: tuple[int, int], region: Region, colours: Mapping[Side
     said = words.NONE if effect is None else f"{100.0 * effect:+.0f}"
     text = f"{region.winner.value}  {said}" if region.winner is not None else said
     weight = "bold" if region.winner is not None else "normal"
-    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=12, fontweight=weight)
+    middle = 0.5 if region.shares is None else 0.62
+    axes.text(x + 0.5, y + middle, text, ha="center", va="center", fontsize=12, fontweight=weight)
+    if region.shares is not None:
+        kept = " | ".join(f"{100.0 * share:.0f} %" for share in region.shares)
+        axes.text(x + 0.5, y + 0.24, kept, ha="center", va="center", fontsize=9.5, color=drawing.MUTED)
 
 
 def _effect(region: Region) -> float | None:

@@ -70,7 +70,16 @@ def stage_table(found: Sequence[Bar]) -> Table:
 
 def region_table(study: Study) -> Table:
     map_ = study.region_map
-    head = ("prompt (tokens)", "output (tokens)", "SLO", "winner", "B - A (percentage points)", "pairs")
+    head = (
+        "prompt (tokens)",
+        "output (tokens)",
+        "SLO",
+        "A kept it (%)",
+        "B kept it (%)",
+        "winner",
+        "B - A (percentage points)",
+        "pairs",
+    )
     return Table(
         head=head,
         rows=tuple(
@@ -78,6 +87,7 @@ def region_table(study: Study) -> Table:
                 f"{region.cell.prompt_tokens:,}",
                 f"{region.cell.output_tokens:,}",
                 region_slo(region.cell.slo),
+                *((words.number(100.0 * share) for share in region.shares) if region.shares is not None else ("", "")),
                 {"A": map_.a, "B": map_.b}[region.winner.value] if region.winner is not None else "none shown",
                 words.estimate(region.comparison.effect, 100.0),
                 str(region.comparison.pairs),

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type information
 
 from launch.evaluation.compare import Measure, Scale, Side, Verdict, compare, pairs_of, schedule
-from launch.evaluation.regions import Cell, regions
+from launch.evaluation.intervals import Estimate
+from launch.evaluation.regions import Cell, regions, statement
 from launch.evaluation.slo import Slo
 
 TTFT = Measure(name="TTFT")
@@ -61,6 +62,24 @@ def test_the_statement_says_what_is_not_known() -> None:
     assert compare({TTFT: [(1.0, 9.0)]})["TTFT"].statement == "TTFT: no difference shown; 1 pair(s) have no interval"
 
 
+def test_shares_differ_by_one_at_most() -> None:
+    effect = compare({SHARE: [(0.0, 1.0), (0.1, 0.9), (0.3, 0.4)]})["attainment"].effect
+    assert effect is not None
+    assert effect.value == pytest.approx(1.9 / 3)
+    assert (effect.low, effect.high) == (-1.0, 1.0)  # Student's t says -2.1 and 3.3
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_pairs_of_equals_have_no_interval(share: float) -> None:
+    """Student's would be a point, and claim that no difference is possible."""
+    compared = compare({SHARE: [(share, share)] * 6})["attainment"]
+    assert compared.effect == Estimate(0.0)
+    assert compared.statement == (
+        "attainment: no difference shown; 6 pairs were each the same on both sides: no interval"
+    )
+    assert compare({SHARE: [(0.0, 1.0)] * 6})["attainment"].verdict is Verdict.B_BETTER
+
+
 def test_measures_share_one_chance_to_be_wrong() -> None:
     pairs = [(0.5, 0.7), (0.6, 0.75), (0.55, 0.8), (0.4, 0.65)]
     both = compare({SHARE: pairs, TTFT: pairs})
@@ -82,3 +101,5 @@ def test_the_map_names_the_winner_of_each_cell() -> None:
     )
     assert [(region.cell, region.winner) for region in found] == [(short, Side.A), (long, Side.B), (middle, None)]
     assert found[0].comparison.measure.name == "64 -> 64 tokens, TTFT 500 ms, TPOT 50 ms"
+    assert found[0].shares == pytest.approx((0.916, 0.514))
+    assert statement(found[0]).endswith("pairs); A kept it for 91.6 % of the requests, B for 51.4 %")
