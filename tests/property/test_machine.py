@@ -302,6 +302,16 @@ class MachineUnderFaults(RuleBasedStateMachine):
     def notice(self, pick: int) -> None:
         self.world.lose(sorted(self.world.dead)[pick % len(self.world.dead)])
 
+    @precondition(lambda self: self.world.alive())
+    @rule(pick=PICK)
+    def lose(self, pick: int) -> None:
+        """Killed and noticed, and everybody has heard of it, before anything else goes on."""
+        names = self.world.alive()
+        self.world.lose(names[pick % len(names)])
+        for name in self.world.alive():
+            while self.world.workers[name].inbox:
+                self.world.workers[name].read()
+
     @precondition(lambda self: len(self.world.workers) < len(self.world.names))
     @rule()
     def rejoin(self) -> None:
