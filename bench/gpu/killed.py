@@ -32,9 +32,7 @@ _PATIENCE_S = 15.0
 _OPENING_S = 45.0
 _VERIFIED_BYTES = 8 << 20
 _FIRST = 2  # transfers that tell how many there can be
-_MOST_S = (
-    1.0  # that all transfers take undisturbed, if it can be had: through the host they take a hundred times as long
-)
+_MOST_S = 1.0  # that all take undisturbed, if so few can: through the host each takes a hundred times as long
 _DRIVER_S = 3.0  # to clear up behind a process
 _LOOK_S = 0.25
 _GIVEN_BACK = 0.9  # of a pool; other processes may allocate meanwhile

@@ -100,25 +100,19 @@ def _decode(engine: EnginePort, settings: Settings, count: int, context: int, te
     seconds = wall_seconds(lambda: engine.forward(step), device, repetitions, warm_up=5)
     ahead = _ahead_seconds(engine, step, repetitions)
     parameters: dict[str, str | int] = {"rows": count, "context": context}
-    if settings.rates is not None:
-        floor_s = decode_bytes(settings.shape, count, context) / settings.rates.memory
-        tell(_row("decode step / floor", [s / floor_s for s in seconds], "ratio", _FLOOR_NOTE, parameters))
-        tell(_row("decode step, one ahead / floor", [s / floor_s for s in ahead], "ratio", _FLOOR_NOTE, parameters))
-    tell(_row("decode step", seconds, "ms", _STEP_NOTE, parameters, 1e3))
-    tell(_row("decode step, one ahead", ahead, "ms", _AHEAD_NOTE, parameters, 1e3))
+    floor_s = _floor_s(settings, decode_bytes(settings.shape, count, context))
+    tell(*_times("decode step", seconds, _STEP_NOTE, floor_s, _FLOOR_NOTE, parameters))
+    tell(*_times("decode step, one ahead", ahead, _AHEAD_NOTE, floor_s, _FLOOR_NOTE, parameters))
     tell(_row(OURS, [count / s for s in seconds], "tokens/s", _STEP_NOTE, parameters))
 
 
 def _busy(engine: EnginePort, settings: Settings, count: int, context: int, tell: Tell) -> None:
     step = _decode_step(engine, count, context)
     busy_s = busy_seconds(lambda: engine.forward(step), torch.device(settings.device), 5)
-    if busy_s is None:
-        return
-    parameters: dict[str, str | int] = {"rows": count, "context": context}
-    if settings.rates is not None:
-        floor_s = decode_bytes(settings.shape, count, context) / settings.rates.memory
-        tell(_row("device time of a step / floor", [busy_s / floor_s], "ratio", _BUSY_NOTE, parameters))
-    tell(_row("device time of a step", [busy_s], "ms", _BUSY_NOTE, parameters, 1e3))
+    if busy_s is not None:
+        parameters: dict[str, str | int] = {"rows": count, "context": context}
+        floor_s = _floor_s(settings, decode_bytes(settings.shape, count, context))
+        tell(*_times("device time of a step", [busy_s], _BUSY_NOTE, floor_s, _BUSY_NOTE, parameters))
 
 
 def _ahead_seconds(engine: EnginePort, step: Sequence[EngineRow], repetitions: int) -> list[float]:
@@ -163,10 +157,27 @@ def _digest(engine: EnginePort, settings: Settings, tokens: int, tell: Tell) -> 
     nbytes = len(pages) * engine.layout.page_bytes
     seconds = wall_seconds(lambda: engine.digest(pages), torch.device(settings.device), 9)
     parameters: dict[str, str | int] = {"tokens": tokens, "MiB": nbytes >> 20}
-    if settings.rates is not None:
-        rate = settings.rates.memory
-        tell(_row("digest / floor", [s * rate / nbytes for s in seconds], "ratio", _DIGEST_NOTE, parameters))
-    tell(_row("digest", seconds, "ms", _DIGEST_NOTE, parameters, 1e3))
+    floor_s = _floor_s(settings, nbytes)
+    tell(*_times("digest", seconds, _DIGEST_NOTE, floor_s, _DIGEST_NOTE, parameters))
+
+
+def _floor_s(settings: Settings, nbytes: float) -> float | None:
+    """To read so many bytes once; None where the rates of the device are not known."""
+    return None if settings.rates is None else nbytes / settings.rates.memory
+
+
+def _times(
+    quantity: str,
+    seconds: Sequence[float],
+    note: str,
+    floor_s: float | None,
+    floor_note: str,
+    parameters: dict[str, str | int],
+) -> list[Row]:
+    """As multiples of their floor, where that is known, and in milliseconds."""
+    of_floor = [s / floor_s for s in seconds] if floor_s is not None else []
+    ratios = [_row(f"{quantity} / floor", of_floor, "ratio", floor_note, parameters)] if of_floor else []
+    return [*ratios, _row(quantity, seconds, "ms", note, parameters, 1e3)]
 
 
 def _row(
